@@ -1,0 +1,2 @@
+//! The doorbell program: serve, status, revoke, bench, demo, nvme.
+fn main() {}

@@ -1,0 +1,1 @@
+//! NVM Express for Doorbell: control plane driver, client API, and a software controller.

@@ -1,0 +1,1 @@
+//! Whole small programs, each runnable by one command.
