@@ -1,0 +1,115 @@
+//! Doorbells: one aligned 32-bit store that tells a device its ring's new tail or head.
+//!
+//! A software device may sleep when it has nothing to do. It announces that in an **asleep word**
+//! beside the doorbells; whoever rings checks the word after the store and, if it is set, kicks the
+//! device. While the device is awake that costs a fence and a load of a line that nobody writes.
+//!
+//! The protocol is Dekker's store-then-load on two words, one for each side:
+//!
+//! | host ([`ring_word`]) | device ([`fall_asleep`]) |
+//! |---|---|
+//! | store doorbell; full fence; load asleep | store asleep = 1; full fence; load doorbell |
+//!
+//! With a full fence on both sides at least one of the two loads sees the other side's store, so
+//! either the host kicks or the device sees the new tail and stays awake.
+
+use alloc::sync::Arc;
+use core::fmt;
+
+use core::sync::atomic::Ordering;
+#[cfg(not(loom))]
+use core::sync::atomic::fence;
+#[cfg(loom)]
+use loom::sync::atomic::fence;
+
+use crate::mem::{Word, Word32};
+
+/// Wakes a sleeping device; an eventfd in the framework.
+pub trait Kick: Send + Sync {
+    /// Wakes the device's thread. May be called at any time and any number of times.
+    fn kick(&self);
+}
+
+/// How to wake the device behind a doorbell.
+#[derive(Clone)]
+pub struct Wake {
+    asleep: Word32,
+    kick: Arc<dyn Kick>,
+}
+
+impl fmt::Debug for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wake").field("asleep", &self.asleep).finish_non_exhaustive()
+    }
+}
+
+impl Wake {
+    /// `asleep` is not zero while the device sleeps; `kick` ends that.
+    #[must_use]
+    pub fn new(asleep: Word32, kick: Arc<dyn Kick>) -> Self {
+        Self { asleep, kick }
+    }
+}
+
+/// A tail (or head) doorbell register.
+#[derive(Debug, Clone)]
+pub struct Doorbell {
+    register: Word32,
+    wake: Option<Wake>,
+}
+
+impl Doorbell {
+    /// `wake` is given on buses whose device may sleep, and only for doorbells that bring new work.
+    #[must_use]
+    pub fn new(register: Word32, wake: Option<Wake>) -> Self {
+        Self { register, wake }
+    }
+
+    /// Tells the device the new tail or head. Everything written to the ring before is visible to
+    /// the device before the new value is.
+    #[inline]
+    pub fn ring(&self, value: u32) {
+        match &self.wake {
+            None => publish(&self.register, value),
+            Some(wake) => {
+                if ring_word(&self.register, &wake.asleep, value) {
+                    wake.kick.kick();
+                }
+            }
+        }
+    }
+}
+
+/// Stores a doorbell value after everything that was written to the ring.
+#[inline]
+pub fn publish<W: Word>(register: &W, value: u32) {
+    // Release: the entries (relaxed stores) must be visible before the value that covers them. On
+    // x86 this is a compiler barrier: stores to write-back memory and to uncached registers stay
+    // in program order.
+    register.store(value, Ordering::Release);
+}
+
+/// Host side: publishes a doorbell value; true if the device must be kicked.
+#[inline]
+pub fn ring_word<W: Word>(register: &W, asleep: &W, value: u32) -> bool {
+    publish(register, value);
+    // SeqCst: the load below must not pass the store above (pairs with `fall_asleep`).
+    fence(Ordering::SeqCst);
+    asleep.load(Ordering::Relaxed) != 0
+}
+
+/// Device side: announces sleep. The caller must look at every doorbell once more after this, and
+/// sleep only if there is nothing new.
+#[inline]
+pub fn fall_asleep<W: Word>(asleep: &W) {
+    asleep.store(1, Ordering::Relaxed);
+    // SeqCst: the doorbell loads that follow must not pass the store (pairs with `ring_word`).
+    fence(Ordering::SeqCst);
+}
+
+/// Device side: awake again; hosts need not kick from now on.
+#[inline]
+pub fn wake_up<W: Word>(asleep: &W) {
+    // Relaxed: a host that still sees 1 kicks once too often, which is harmless.
+    asleep.store(0, Ordering::Relaxed);
+}

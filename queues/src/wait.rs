@@ -1,0 +1,152 @@
+//! Waiting: who waits, polls; who has polled long enough, arms the interrupt and parks.
+
+use core::fmt;
+use core::task::{Context, Poll};
+
+use core::sync::atomic::Ordering;
+#[cfg(not(loom))]
+use core::sync::atomic::fence;
+#[cfg(loom)]
+use loom::sync::atomic::fence;
+
+use crate::mem::Word;
+use crate::protocol::Tag;
+
+/// The wait failed for good: the interrupt can no longer come, or the deadline has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitError {
+    /// The interrupt's descriptor or its runtime failed; the number is the errno, 0 if there is none.
+    Broken(i32),
+}
+
+impl fmt::Display for WaitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broken(errno) => write!(f, "the interrupt failed (errno {errno})"),
+        }
+    }
+}
+
+impl core::error::Error for WaitError {}
+
+/// A queue's interrupt, as the framework supplies it.
+///
+/// The order of calls is fixed: [`arm`](Self::arm), then the queue looks at its completion ring once
+/// more, then [`poll_fired`](Self::poll_fired). A completion that arrives after `arm` returned makes
+/// the interrupt fire; one that arrived before is seen by that last look. So no wake-up is lost.
+pub trait Interrupt {
+    /// Asks for an interrupt at the next completion. Contains a full fence. Armed is armed: calling
+    /// it twice is harmless. A bus whose interrupts always fire does nothing.
+    fn arm(&self);
+
+    /// Ready once the interrupt has fired since the last time this was ready (and consumes that);
+    /// otherwise registers the task's waker. Many tasks may be registered at once: all are woken.
+    /// It is also ready, and wakes every task, when another thread ends the queue's
+    /// [`Fate`](crate::Fate). `parked` names the command that waits: an implementation with a clock
+    /// enforces the command's time limit from it, whether or not the task is polled again.
+    fn poll_fired(&self, cx: &mut Context<'_>, parked: &mut Parked) -> Poll<Result<(), WaitError>>;
+}
+
+/// A command whose future has parked. It lives in the future, across its polls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parked {
+    /// The command; `None` for a task that waits for a free slot.
+    pub tag: Option<Tag>,
+    /// When it first parked, in the interrupt's own units; `None` until the interrupt sets it.
+    pub since: Option<u64>,
+}
+
+/// No interrupt: a parked future asks to be polled again at once.
+///
+/// For benchmarks and for devices without interrupts. It keeps its task permanently ready, which
+/// starves file and socket operations of a tokio-uring runtime; use a real interrupt there.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SpinOnly;
+
+impl Interrupt for SpinOnly {
+    fn arm(&self) {}
+
+    fn poll_fired(
+        &self,
+        cx: &mut Context<'_>,
+        _parked: &mut Parked,
+    ) -> Poll<Result<(), WaitError>> {
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// Host side of an arm word: asks the device to signal. Look at the ring once more after this.
+///
+/// Dekker again (see [`crate::doorbell`]): host stores armed, fences, loads the ring; the device
+/// stores the completion, fences, loads armed.
+#[inline]
+pub fn arm_word<W: Word>(armed: &W) {
+    armed.store(1, Ordering::Relaxed);
+    // SeqCst: the look at the ring must not pass the store (pairs with `must_signal`).
+    fence(Ordering::SeqCst);
+}
+
+/// Device side: after completions were stored; true if the host asked for a signal. Asking once
+/// gives one signal: the word is taken back.
+#[inline]
+pub fn must_signal<W: Word>(armed: &W) -> bool {
+    // SeqCst: the load must not pass the completion's stores (pairs with `arm_word`).
+    fence(Ordering::SeqCst);
+    // Load first: the line stays shared while nobody arms, and a swap would take it each time.
+    armed.load(Ordering::Relaxed) != 0 && armed.swap(0, Ordering::Relaxed) != 0
+}
+
+/// How long a future spins before it parks, in looks at the completion ring.
+///
+/// It learns: a completion that came while spinning pulls the budget towards four times the looks
+/// it took; a wait that had to park halves it, and every 64th wait tries the full budget again, so a
+/// device slower than the budget costs next to no spin and one that became fast is noticed. No
+/// clock is read.
+#[derive(Debug, Clone, Copy)]
+pub struct SpinBudget {
+    /// Invariant: `floor <= current <= limit`.
+    current: u32,
+    limit: u32,
+    waits: u32,
+}
+
+impl SpinBudget {
+    const FLOOR: u32 = 32;
+    const PROBE_EVERY: u32 = 64;
+
+    /// A budget of at most `limit` looks (a look costs about 2-4 ns while nothing arrives).
+    #[must_use]
+    pub const fn adaptive(limit: u32) -> Self {
+        Self { current: limit, limit, waits: 0 }
+    }
+
+    /// Looks allowed for the wait that begins now.
+    #[inline]
+    pub fn begin(&mut self) -> u32 {
+        self.waits = self.waits.wrapping_add(1);
+        if self.waits.is_multiple_of(Self::PROBE_EVERY) { self.limit } else { self.current }
+    }
+
+    /// A completion came after `looks` looks.
+    #[inline]
+    pub fn hit(&mut self, looks: u32) {
+        let target = looks.saturating_mul(4).clamp(Self::FLOOR.min(self.limit), self.limit);
+        // An eighth of the way down at a time; up at once.
+        self.current =
+            if target > self.current { target } else { self.current - (self.current - target) / 8 };
+    }
+
+    /// The budget ran out and the wait parked.
+    #[inline]
+    pub fn missed(&mut self) {
+        self.current = (self.current / 2).max(Self::FLOOR.min(self.limit));
+    }
+}
+
+impl Default for SpinBudget {
+    /// About 20-40 microseconds at most.
+    fn default() -> Self {
+        Self::adaptive(10_000)
+    }
+}
