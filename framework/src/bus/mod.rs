@@ -1,0 +1,277 @@
+//! How a device is reached: the [`Bus`] trait.
+//!
+//! A bus gives the broker everything that VFIO gives: regions, config space, interrupts, reset, and
+//! an address space for DMA. It also says what of this can be handed to a client, and how well that
+//! isolates ([`Bus::export`]). Buses: [`soft`] (feature `soft`). The kernel's VFIO (container and
+//! cdev) and vfio-user fit the same trait and are not here yet.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use doorbell_queues::{OutOfBounds, SharedMem};
+use serde::{Deserialize, Serialize};
+
+use crate::deadline::{Deadline, TimedOut};
+use crate::dma::space::DmaSpace;
+use crate::dma::{DmaError, Fault};
+use crate::tier::Tier;
+
+pub mod device;
+pub mod proof;
+pub mod registers;
+#[cfg(feature = "soft")]
+pub mod soft;
+
+pub use device::Device;
+pub use proof::{PartitionQuiesced, Quiesced, QueueToken, Recovered, Revoked, Unmapped};
+
+/// What a device says it is (PCI local bus 3.0, 6.2.1) and where it sits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// As the operator names it: `soft:nvme`, `0000:01:00.0`. It stands in every error.
+    pub name: Arc<str>,
+    /// PCI vendor id.
+    pub vendor: u16,
+    /// PCI device id.
+    pub device: u16,
+    /// PCI class code: base class, sub-class and programming interface in the low 24 bits.
+    pub class: u32,
+    /// NUMA node; `None` where it is unknown (sysfs says -1, or the device is software).
+    pub numa_node: Option<u32>,
+}
+
+/// One region of a device (VFIO: region; PCI: BAR `index`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    /// BAR number, 0 to 5.
+    pub index: u8,
+    /// Size in bytes.
+    pub size: u64,
+    /// The parts that can be mapped, as byte ranges; the rest is reached by [`Bus::read`] and
+    /// [`Bus::write`].
+    pub mappable: Vec<std::ops::Range<u64>>,
+}
+
+/// Width of one register access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    /// 8 bits.
+    B1,
+    /// 16 bits.
+    B2,
+    /// 32 bits.
+    B4,
+    /// 64 bits.
+    B8,
+}
+
+impl Width {
+    /// Width in bytes.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::B1 => 1,
+            Self::B2 => 2,
+            Self::B4 => 4,
+            Self::B8 => 8,
+        }
+    }
+}
+
+/// A part of a region that can be handed to a client as a file descriptor.
+#[derive(Debug)]
+pub struct Slice {
+    /// What the client maps.
+    pub fd: OwnedFd,
+    /// Offset of the slice in `fd`, page-aligned.
+    pub offset: u64,
+    /// Length in bytes, whole pages.
+    pub len: u64,
+    /// The isolation that this really gives.
+    pub tier: Tier,
+    /// The BAR it is part of.
+    pub region: u8,
+    /// Offset of the slice in the region.
+    pub region_offset: u64,
+}
+
+/// How a queue's interrupt reaches a process, and on buses whose devices can sleep, how the process
+/// wakes the device.
+#[derive(Debug)]
+pub struct Signals {
+    /// An eventfd that counts interrupts of the vector.
+    pub interrupt: OwnedFd,
+    /// Present on software devices only: see [`SignalWords`].
+    pub words: Option<SignalWords>,
+}
+
+/// The words of [`doorbell_queues::doorbell`] and [`doorbell_queues::wait`] for one vector, in a
+/// page of their own.
+#[derive(Debug)]
+pub struct SignalWords {
+    /// A memfd with the words.
+    pub memory: OwnedFd,
+    /// Length of the memory to map, in bytes.
+    pub len: u64,
+    /// Byte offset of the asleep word: not zero while the device sleeps.
+    pub asleep: u64,
+    /// Byte offset of the arm word: the device interrupts only while it is not zero.
+    pub armed: u64,
+    /// An eventfd that wakes the device.
+    pub kick: OwnedFd,
+}
+
+/// Something happened to a device that nobody asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceEvent {
+    /// The device touched memory that is not mapped for it; the access did not happen.
+    Fault(Fault),
+    /// The device is gone, or about to go.
+    Removed,
+}
+
+/// An operation on a device failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// No such region, or the access lies outside of it or across its width.
+    #[error("device {device}: BAR{region} offset {offset:#x}: no {len}-byte access there")]
+    OutOfRegion {
+        /// The device.
+        device: Arc<str>,
+        /// BAR number.
+        region: u8,
+        /// Offset asked for.
+        offset: u64,
+        /// Bytes asked for.
+        len: u64,
+    },
+    /// A slice at this tier cannot be had.
+    #[error(
+        "device {device}: a BAR slice of tier {wanted} cannot be had here, at best {best}; \
+         ask for less, or use a bus that isolates more"
+    )]
+    Tier {
+        /// The device.
+        device: Arc<str>,
+        /// The tier asked for.
+        wanted: Tier,
+        /// The best there is.
+        best: Tier,
+    },
+    /// No such interrupt vector.
+    #[error("device {device}: interrupt vector {vector}: the device has {vectors}")]
+    Vector {
+        /// The device.
+        device: Arc<str>,
+        /// The vector asked for.
+        vector: u16,
+        /// How many there are.
+        vectors: u16,
+    },
+    /// The device did not do it in time.
+    #[error("device {device}: {source}")]
+    TimedOut {
+        /// The device.
+        device: Arc<str>,
+        /// What was waited for.
+        source: TimedOut,
+    },
+    /// The device is gone.
+    #[error("device {device}: it is gone ({how})")]
+    Gone {
+        /// The device.
+        device: Arc<str>,
+        /// How that was noticed.
+        how: &'static str,
+    },
+    /// A system call failed.
+    #[error("device {device}: {what}: {source}")]
+    Os {
+        /// The device.
+        device: Arc<str>,
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// DMA memory or address space.
+    #[error("device {device}: {source}")]
+    Dma {
+        /// The device.
+        device: Arc<str>,
+        /// What failed.
+        source: DmaError,
+    },
+    /// A view outside of its memory.
+    #[error("device {device}: {source}")]
+    Bounds {
+        /// The device.
+        device: Arc<str>,
+        /// What failed.
+        source: OutOfBounds,
+    },
+}
+
+/// A device, as the broker holds it. Only the broker's process ever has one.
+///
+/// Register accesses are single accesses of their width. None of this is for the data path: queues
+/// use mapped doorbells.
+pub trait Bus: Send + Sync {
+    /// What it is and where.
+    fn identity(&self) -> &Identity;
+
+    /// Its regions.
+    fn regions(&self) -> &[Region];
+
+    /// One register read.
+    ///
+    /// # Errors
+    /// [`BusError::OutOfRegion`], [`BusError::Gone`], [`BusError::TimedOut`].
+    fn read(&self, region: u8, offset: u64, width: Width) -> Result<u64, BusError>;
+
+    /// One register write.
+    ///
+    /// # Errors
+    /// As [`Bus::read`].
+    fn write(&self, region: u8, offset: u64, width: Width, value: u64) -> Result<(), BusError>;
+
+    /// Maps a mappable part of a region into this process.
+    ///
+    /// # Errors
+    /// [`BusError::OutOfRegion`] if it is not mappable.
+    fn map(&self, region: u8, offset: u64, len: u64) -> Result<SharedMem, BusError>;
+
+    /// A slice of a region for a client, of whole pages around `offset .. offset + len`.
+    ///
+    /// # Errors
+    /// [`BusError::Tier`] if the bus cannot isolate it as well as `at_least`.
+    fn export(&self, region: u8, offset: u64, len: u64, at_least: Tier) -> Result<Slice, BusError>;
+
+    /// Takes a slice back. On buses that cannot revoke a mapping this is a promise of the queue's
+    /// quiescence only: the client may still store to the page, and the device ignores it.
+    ///
+    /// # Errors
+    /// [`BusError::Os`] if the kernel refuses.
+    fn revoke(&self, slice: Slice, proof: Quiesced) -> Result<Revoked, BusError>;
+
+    /// How many interrupt vectors there are.
+    fn vectors(&self) -> u16;
+
+    /// The signals of one vector. The descriptors are duplicates: the bus keeps its own.
+    ///
+    /// # Errors
+    /// [`BusError::Vector`].
+    fn signals(&self, vector: u16) -> Result<Signals, BusError>;
+
+    /// Resets the device's function. All queues are gone afterwards.
+    ///
+    /// # Errors
+    /// [`BusError::TimedOut`].
+    fn reset(&self, deadline: Deadline) -> Result<(), BusError>;
+
+    /// The device's address space.
+    fn dma(&self) -> Arc<dyn DmaSpace>;
+
+    /// Events since the last call. Cheap when there are none.
+    fn events(&self) -> Vec<DeviceEvent>;
+}

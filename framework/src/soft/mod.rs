@@ -1,0 +1,71 @@
+//! Software devices: what the author of a model implements, and the harness that runs it.
+//!
+//! A model is a [`SoftDevice`]: registers, a `poll` that looks at its doorbells, DMA through
+//! [`SoftCx`]. The [`harness`] runs it on a thread of its own: doorbells lie in a memfd that clients
+//! map, so the bytes on the data path are the same as with hardware. An idle harness sleeps and the
+//! doorbell wakes it (see [`doorbell_queues::doorbell`]).
+//!
+//! The model is owned by its thread: register accesses, map and unmap requests come to it as
+//! messages, so a model needs no locks, and an unmap that was answered is complete.
+
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+use crate::bus::{Identity, Region, Width};
+
+pub mod cx;
+pub mod harness;
+pub mod iommu;
+pub mod signals;
+
+pub use cx::SoftCx;
+pub use harness::{Harness, HarnessOptions};
+
+/// Whether a poll found work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Something was done: poll again at once.
+    Busy,
+    /// Nothing to do now.
+    Idle,
+}
+
+/// What a sleeping model must be woken for besides doorbells and register accesses.
+#[derive(Debug, Default)]
+pub struct Idle<'a> {
+    /// Readable descriptors that mean work: the eventfd of an io_uring, a socket.
+    pub fds: Vec<BorrowedFd<'a>>,
+    /// A point in time at which `poll` must run again.
+    pub until: Option<Instant>,
+}
+
+/// A software model of a device. All calls come from one thread; none may block for long.
+pub trait SoftDevice: Send + 'static {
+    /// Vendor, device and class; the harness fills in the name.
+    fn identity(&self) -> Identity;
+
+    /// Its BARs. Mappable ranges are page-aligned and lie in shared memory: [`SoftCx::doorbells`].
+    fn regions(&self) -> Vec<Region>;
+
+    /// How many interrupt vectors it has.
+    fn vectors(&self) -> u16;
+
+    /// A register read outside of the mappable ranges.
+    fn read(&mut self, cx: &mut SoftCx, region: u8, offset: u64, width: Width) -> u64;
+
+    /// A register write outside of the mappable ranges. (A message that writes into a mappable range
+    /// is stored there by the harness, and seen by the next `poll`.)
+    fn write(&mut self, cx: &mut SoftCx, region: u8, offset: u64, width: Width, value: u64);
+
+    /// Looks at the doorbells, fetches and executes a bounded number of entries, posts completions.
+    fn poll(&mut self, cx: &mut SoftCx) -> Progress;
+
+    /// What must wake the thread when it sleeps. Called only when `poll` was idle.
+    fn idle(&self) -> Idle<'_> {
+        Idle::default()
+    }
+
+    /// Function-level reset: as after power-on. I/O under way to a backend may finish, but no DMA
+    /// and no interrupt may follow.
+    fn reset(&mut self, cx: &mut SoftCx);
+}

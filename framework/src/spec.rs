@@ -1,0 +1,104 @@
+//! How an operator names a device: `soft:nvme,image=disk.img`, `0000:01:00.0`, `vfio-user:/path`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A device, as named on a command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceSpec {
+    /// `soft:MODEL[,KEY=VALUE...]`: a software device.
+    Soft {
+        /// The model's name: `nvme`.
+        model: String,
+        /// Its options, in order.
+        options: Vec<(String, String)>,
+    },
+    /// `DDDD:BB:DD.F`: a PCI function.
+    Pci(String),
+    /// `vfio-user:PATH`: a device behind a vfio-user server.
+    VfioUser(PathBuf),
+}
+
+/// A text that names no device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{text}' names no device: {why}; write soft:MODEL[,KEY=VALUE...], for example soft:nvme,ram=64M")]
+pub struct BadSpec {
+    /// What was given.
+    pub text: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl FromStr for DeviceSpec {
+    type Err = BadSpec;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = |why: &str| BadSpec { text: text.to_owned(), why: why.to_owned() };
+        if let Some(rest) = text.strip_prefix("soft:") {
+            let mut parts = rest.split(',');
+            let model = parts.next().filter(|m| !m.is_empty()).ok_or_else(|| bad("no model"))?;
+            let options = parts
+                .map(|part| match part.split_once('=') {
+                    Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+                    _ => Err(bad(&format!("'{part}' is no KEY=VALUE"))),
+                })
+                .collect::<Result<_, _>>()?;
+            return Ok(Self::Soft { model: model.to_owned(), options });
+        }
+        if let Some(path) = text.strip_prefix("vfio-user:") {
+            if path.is_empty() {
+                return Err(bad("no socket path"));
+            }
+            return Ok(Self::VfioUser(path.into()));
+        }
+        if is_pci_address(text) {
+            return Ok(Self::Pci(text.to_owned()));
+        }
+        Err(bad("it begins with no known bus"))
+    }
+}
+
+fn is_pci_address(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() == 12
+        && bytes.iter().enumerate().all(|(i, byte)| match i {
+            4 | 7 => *byte == b':',
+            10 => *byte == b'.',
+            11 => (b'0'..=b'7').contains(byte),
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Soft { model, options } => {
+                write!(f, "soft:{model}")?;
+                options.iter().try_for_each(|(key, value)| write!(f, ",{key}={value}"))
+            }
+            Self::Pci(address) => f.write_str(address),
+            Self::VfioUser(path) => write!(f, "vfio-user:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn specs_read_back_as_written() {
+        for text in ["soft:nvme", "soft:nvme,image=/a/b.img,ram=64M", "0000:01:00.0", "vfio-user:/x"] {
+            assert_eq!(text.parse::<DeviceSpec>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_device_says_why() {
+        for text in ["", "nvme", "soft:", "soft:nvme,image", "soft:nvme,=1", "0000:01:00.8", "vfio-user:"] {
+            let error = text.parse::<DeviceSpec>().unwrap_err();
+            assert!(error.to_string().starts_with(&format!("'{text}' names no device")), "{error}");
+        }
+    }
+}
