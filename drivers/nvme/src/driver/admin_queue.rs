@@ -31,7 +31,8 @@ const SLOTS: u16 = ENTRIES - 1;
 /// Slots that are kept for Asynchronous Event Requests and Aborts, so that clients' commands cannot
 /// use up all.
 const RESERVED: usize = 16;
-/// How long an Abort, and after it the command that it aborts, may take.
+/// How long an Abort, and after it the command that it aborts, may take at most: a quarter of the
+/// command's own limit, and no more than this.
 const ABORT: Duration = Duration::from_secs(2);
 
 /// The most bytes of an admin command's data: one page, so that no PRP list is needed.
@@ -209,9 +210,9 @@ impl AdminQueue {
         }
         let late = self.late(opcode, deadline);
         tracing::warn!(device = %self.name, ?opcode, tag = %command.tag(), "{late}: aborting it");
-        let patience = Deadline::after(ABORT);
-        let aborted = self.send_abort(0, command.tag(), patience).await;
-        match rt::within(Deadline::after(ABORT), &mut command).await {
+        let patience = (deadline.limit() / 4).min(ABORT);
+        let aborted = self.send_abort(0, command.tag(), Deadline::after(patience)).await;
+        match rt::within(Deadline::after(patience), &mut command).await {
             Some(Ok((outcome, data))) if outcome.status.is_success() => {
                 // It completed after all, before the Abort reached it.
                 settle(opcode, Ok((outcome, data)))

@@ -11,9 +11,10 @@ use super::admin_queue::{AdminQueue, DATA};
 use super::bringup::Limits;
 use super::error::{AdminError, broken};
 use crate::admin::{ControllerInfo, FormatInfo, NamespaceInfo, OptionalCommands};
-use crate::spec::command::{Identify10, DSM_RANGES_MAX};
+use crate::spec::command::{DSM_RANGES_MAX, Identify10};
 use crate::spec::identify::{NAMESPACE_LIST_LEN, oacs, oncs, text, vwc};
 use crate::spec::identify_ns::{IdentifyControllerNvm, csi};
+use crate::spec::regs::{IOCQES, IOSQES};
 use crate::spec::{
     AdminOpcode, Cns, IdentifyController, IdentifyNamespace, LbaFormat, NSID_ALL, Sqe, Version,
 };
@@ -57,18 +58,25 @@ pub(super) async fn controller(
     device: &Arc<str>,
     limits: &Limits,
     version: Version,
-) -> Result<ControllerInfo, DriverError> {
+) -> Result<(ControllerInfo, Events), DriverError> {
     let step = "Identify Controller";
     let id: IdentifyController = fetch(admin, device, step, Cns::CONTROLLER, 0).await?;
-    for (what, field, ours) in [("submission", id.sqes, 6), ("completion", id.cqes, 4)] {
+    for (what, field, ours) in [("submission", id.sqes, IOSQES), ("completion", id.cqes, IOCQES)] {
         // Bits 0 to 3 are the size that the controller requires, bits 4 to 7 the largest.
         if !(field & 0xf..=field >> 4).contains(&ours) {
-            let problem = format!("I/O {what} entries of 2^{ours} bytes are not possible ({field:#04x})");
+            let problem =
+                format!("I/O {what} entries of 2^{ours} bytes are not possible ({field:#04x})");
             return Err(broken(device, step, problem));
         }
     }
+    let micros = u64::from(id.rtd3e);
+    let events = Events {
+        requests: usize::from(id.aerl) + 1,
+        namespace: id.oaes & 1 << 8 != 0,
+        shutdown: (micros != 0).then(|| Duration::from_micros(micros)),
+    };
     let nvm = nvm_limits(admin).await;
-    Ok(summary(&id, nvm.as_ref(), limits, version))
+    Ok((summary(&id, nvm.as_ref(), limits, version), events))
 }
 
 /// The NVM command set's own limits (NVM command set 1.0, 4.1.5.4). Controllers before 2.0 have no
@@ -135,21 +143,6 @@ pub(super) struct Events {
     pub(super) namespace: bool,
     /// How long a shutdown may take (RTD3E), if the controller says.
     pub(super) shutdown: Option<Duration>,
-}
-
-/// The part of Identify Controller that is about events and shutdown.
-pub(super) async fn events(
-    admin: &AdminQueue,
-    device: &Arc<str>,
-) -> Result<Events, DriverError> {
-    let id: IdentifyController =
-        fetch(admin, device, "Identify Controller", Cns::CONTROLLER, 0).await?;
-    let micros = u64::from(id.rtd3e);
-    Ok(Events {
-        requests: usize::from(id.aerl) + 1,
-        namespace: id.oaes & 1 << 8 != 0,
-        shutdown: (micros != 0).then(|| Duration::from_micros(micros)),
-    })
 }
 
 /// Every active namespace, by identifier.

@@ -5,13 +5,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use doorbell::driver::{DriverError, QueueMemory};
+use doorbell::deadline::Deadline;
+use doorbell::driver::QueueMemory;
 
 use super::admin_queue::AdminQueue;
-use super::error::{AdminError, broken};
+use super::error::AdminError;
 use crate::spec::command::{CreateCq11, CreateQueue10, CreateSq11};
 use crate::spec::{AdminOpcode, Sqe, Status};
 
@@ -59,41 +59,35 @@ impl IoQueues {
         }
     }
 
-    /// Creates a pair, or nothing.
+    /// Creates a pair, or nothing: what there is of a pair that could not be made whole is deleted.
+    ///
+    /// # Errors
+    /// What the controller said. `Stuck` if a half-made pair could not be deleted: the controller
+    /// may know of its memory until it is reset.
     pub(super) async fn create(
         &self,
         admin: &AdminQueue,
-        device: &Arc<str>,
         new: NewPair,
         limit: Duration,
-    ) -> Result<(), DriverError> {
-        let step = "creating an I/O queue pair";
+    ) -> Result<(), AdminError> {
         if self.pairs.borrow().contains_key(&new.id) {
-            return Err(broken(device, step, format!("queue {} exists already", new.id)));
+            return Err(AdminError::Defect("this I/O queue pair exists already"));
         }
-        // Recorded before the command: if its outcome is never known, it must be deleted.
+        // Recorded before the commands: a queue whose creation has no known outcome must be deleted.
         self.set(new.id, false, true);
-        if let Err(error) = admin.run(create_completion(&new), limit).await {
-            if error.status().is_some() {
-                self.set(new.id, false, false);
-            }
-            return Err(error.during(device, step));
+        let mut made = admin.run(create_completion(&new), limit).await;
+        if made.is_ok() {
+            self.set(new.id, true, true);
+            made = admin.run(create_submission(&new), limit).await;
         }
-        self.set(new.id, true, true);
-        if let Err(error) = admin.run(create_submission(&new), limit).await {
-            if error.status().is_some() {
-                self.set(new.id, false, true);
+        let Err(error) = made else { return Ok(()) };
+        match self.delete(admin, new.id, Deadline::after(limit)).await {
+            Ok(()) => Err(error),
+            Err(stuck) => {
+                tracing::error!(queue = new.id, %stuck, "a half-made queue pair cannot be deleted");
+                let what = format!("half of queue {} to be deleted", new.id);
+                Err(AdminError::Stuck(Deadline::after(limit).timed_out(what)))
             }
-            self.undo(admin, device, new.id, limit).await;
-            return Err(error.during(device, step));
-        }
-        Ok(())
-    }
-
-    /// Deletes what there is of a pair that could not be created whole.
-    async fn undo(&self, admin: &AdminQueue, device: &Arc<str>, id: u16, limit: Duration) {
-        if let Err(error) = self.delete(admin, id, limit).await {
-            tracing::error!(%device, queue = id, %error, "a half-made queue pair cannot be deleted");
         }
     }
 
@@ -103,15 +97,17 @@ impl IoQueues {
         &self,
         admin: &AdminQueue,
         id: u16,
-        limit: Duration,
+        deadline: Deadline,
     ) -> Result<(), AdminError> {
         let Some(pair) = self.pairs.borrow().get(&id).copied() else { return Ok(()) };
+        // A command that outlives its limit takes half as long again to be aborted.
+        let limit = || deadline.remaining() * 2 / 3;
         if pair.submission {
-            gone(admin.run(delete(AdminOpcode::DELETE_IO_SQ, id), limit).await)?;
+            gone(admin.run(delete(AdminOpcode::DELETE_IO_SQ, id), limit()).await)?;
             self.set(id, false, pair.completion);
         }
         if pair.completion {
-            gone(admin.run(delete(AdminOpcode::DELETE_IO_CQ, id), limit).await)?;
+            gone(admin.run(delete(AdminOpcode::DELETE_IO_CQ, id), limit()).await)?;
             self.set(id, false, false);
         }
         Ok(())
