@@ -80,14 +80,6 @@ impl Geometry {
     }
 }
 
-/// The commands of one request, in ascending order: each at most `most` blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Parts {
-    extent: Extent,
-    most: u64,
-    done: u64,
-}
-
 /// One command of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Part {
@@ -102,27 +94,14 @@ pub(crate) struct Part {
 /// figure 39).
 pub(crate) const MOST_BLOCKS: u64 = 65_536;
 
-impl Parts {
-    /// `most` is at least 1 and at most [`MOST_BLOCKS`].
+impl Extent {
+    /// Part number `index` (from 0) of this extent, cut into parts of `most` blocks, the last one
+    /// shorter; `None` past the end. `most` is 1 to [`MOST_BLOCKS`].
     #[inline]
-    pub(crate) fn new(extent: Extent, most: u64) -> Self {
-        Self { extent, most: most.clamp(1, MOST_BLOCKS), done: 0 }
-    }
-}
-
-impl Iterator for Parts {
-    type Item = Part;
-
-    #[inline]
-    fn next(&mut self) -> Option<Part> {
-        let left = self.extent.blocks - self.done;
-        if left == 0 {
-            return None;
-        }
-        let blocks = left.min(self.most);
-        let before = self.done;
-        self.done += blocks;
-        Some(Part { lba: Lba(self.extent.lba.0 + before), blocks: blocks as u32, before })
+    pub(crate) fn part(self, index: u64, most: u64) -> Option<Part> {
+        let before = index.checked_mul(most).filter(|before| *before < self.blocks)?;
+        let blocks = (self.blocks - before).min(most);
+        Some(Part { lba: Lba(self.lba.0 + before), blocks: blocks as u32, before })
     }
 }
 
@@ -157,15 +136,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_tile_the_extent(lba in 0u64..1 << 40, blocks in 1u64..300_000, most in 0u64..100_000) {
+        fn parts_tile_the_extent(
+            lba in 0u64..1 << 40, blocks in 1u64..300_000, most in 1u64..=MOST_BLOCKS,
+        ) {
+            let extent = Extent { lba: Lba(lba), blocks };
             let mut at = 0;
-            for part in Parts::new(Extent { lba: Lba(lba), blocks }, most) {
+            for part in (0..).map_while(|index| extent.part(index, most)) {
                 prop_assert_eq!(part.before, at);
                 prop_assert_eq!(part.lba, Lba(lba + at));
-                prop_assert!((1..=most.clamp(1, MOST_BLOCKS)).contains(&u64::from(part.blocks)));
+                prop_assert!((1..=most).contains(&u64::from(part.blocks)));
                 at += u64::from(part.blocks);
             }
             prop_assert_eq!(at, blocks);
+            prop_assert_eq!(extent.part(u64::MAX, most), None);
         }
 
         #[test]

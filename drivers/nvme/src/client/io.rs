@@ -23,6 +23,7 @@ use crate::protocol::NvmeProtocol;
 pub(super) type FreeSlot<'n> = SlotFree<'n, NvmeProtocol, Payload>;
 
 /// A request on its way. The buffer is in a command's slot or in here, in one place at a time.
+#[expect(clippy::large_enum_variant, reason = "boxing the large one would allocate on the data path")]
 enum State<'n> {
     /// It was refused, or the queue had ended.
     Refused(IoError),
@@ -65,7 +66,7 @@ impl<'n> Transfer<'n> {
             let payload = shared.map_or_else(Payload::nothing, Payload::whole);
             Self::place(nvme, &request, payload)
         } else {
-            let mut window = Window::new(&request, shared);
+            let mut window = Window::new(shared);
             window.fill(nvme, &request);
             State::Many(window)
         };
@@ -127,8 +128,7 @@ impl<'n> Transfer<'n> {
     /// The wait for a slot is over.
     #[cold]
     fn go_on(&mut self, free: Result<(), doorbell_queues::QueueError>) {
-        let State::Waiting { slot, payload } = std::mem::replace(&mut self.state, State::Over)
-        else {
+        let State::Waiting { payload, .. } = std::mem::replace(&mut self.state, State::Over) else {
             return;
         };
         self.state = match free {
@@ -137,8 +137,6 @@ impl<'n> Transfer<'n> {
                 State::Refused(IoError { error: error.into(), buffer: payload.into_buffer() })
             }
         };
-        // Only now: who leaves the line while a slot is free wakes the next one.
-        drop(slot);
     }
 
     #[cold]

@@ -25,7 +25,7 @@ enum Data {
     Whole(DmaShared<[u8]>),
     /// A share of a buffer that several commands work on. The future holds the buffer itself; the
     /// shares keep its memory allocated should the future be dropped.
-    Share(SharedMem),
+    Share { _memory: SharedMem },
 }
 
 impl Payload {
@@ -43,7 +43,7 @@ impl Payload {
 
     /// For one of several commands that move parts of a buffer.
     pub(crate) fn share(buffer: &DmaShared<[u8]>) -> Self {
-        Self { data: Data::Share(buffer.mem().clone()), pages: None }
+        Self { data: Data::Share { _memory: buffer.mem().clone() }, pages: None }
     }
 
     /// The device's address of the whole buffer.
@@ -51,7 +51,7 @@ impl Payload {
     pub(crate) fn iova(&self) -> Option<u64> {
         match &self.data {
             Data::Whole(shared) => Some(shared.iova()),
-            Data::Nothing | Data::Share(_) => None,
+            Data::Nothing | Data::Share { .. } => None,
         }
     }
 
@@ -66,7 +66,7 @@ impl Payload {
     pub(crate) fn into_buffer(self) -> Option<DmaBox<[u8]>> {
         match self.data {
             Data::Whole(shared) => shared.into_box().ok(),
-            Data::Nothing | Data::Share(_) => None,
+            Data::Nothing | Data::Share { .. } => None,
         }
     }
 }

@@ -6,7 +6,7 @@ use doorbell_queues::{InFlight, Lost, Rejected, Tag};
 
 use super::Nvme;
 use super::error::{Failed, NvmeError};
-use super::extent::{Extent, Lba, MOST_BLOCKS, Part, Parts};
+use super::extent::{Extent, Lba, Part};
 use super::namespace::Range;
 use super::payload::{Payload, SlotPages};
 use crate::protocol::{NvmeProtocol, Outcome};
@@ -34,14 +34,18 @@ impl Request {
     /// True if one command does it all.
     #[inline]
     pub(crate) fn is_single(&self) -> bool {
-        self.extent.is_none_or(|extent| extent.blocks <= self.most_blocks.min(MOST_BLOCKS))
+        self.extent.is_none_or(|extent| extent.blocks <= self.most_blocks)
     }
 
-    /// Its commands, in ascending order; one for a Flush.
+    /// Its command number `index`, from 0, by ascending LBA; `None` past the last.
     #[inline]
-    pub(crate) fn parts(&self) -> Parts {
-        let extent = self.extent.unwrap_or(Extent { lba: Lba(0), blocks: 1 });
-        Parts::new(extent, self.most_blocks)
+    pub(crate) fn part(&self, index: u64) -> Option<Part> {
+        self.extent?.part(index, self.most_blocks)
+    }
+
+    /// The first block of command number `index`.
+    pub(crate) fn lba_of(&self, index: u64) -> Lba {
+        self.part(index).map_or(Lba(0), |part| part.lba)
     }
 
     /// The whole request as one part; the caller knows that it is.

@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::future::Future;
-use std::iter::Peekable;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -15,63 +14,63 @@ use doorbell_queues::{RejectReason, Rejected};
 
 use super::Nvme;
 use super::error::{IoError, NvmeError};
-use super::extent::{Lba, Parts};
 use super::io::FreeSlot;
 use super::payload::Payload;
 use super::request::{Command, Request};
 
-/// Commands of one request that are in flight at once.
+/// Commands of one request that are in flight at once. A future has room for them, so it is kept
+/// small; a part is a good hundred microseconds of work for a device.
 const WIDTH: usize = 4;
 
-/// A part in flight.
-struct Sent<'n> {
-    command: Command<'n>,
-    lba: Lba,
-}
-
 /// # Invariants
-/// * `sent[oldest]` and the `count - 1` after it, cyclically, are `Some`; the others are `None`.
+/// * Part number `n` in flight is in `sent[n % WIDTH]`; those are the parts `done .. submitted`.
 /// * No part is submitted once `error` is `Some`.
 pub(super) struct Window<'n> {
-    parts: Peekable<Parts>,
-    sent: [Option<Sent<'n>>; WIDTH],
-    oldest: usize,
-    count: usize,
+    sent: [Option<Command<'n>>; WIDTH],
+    /// Parts submitted.
+    submitted: u64,
+    /// Parts awaited: they have completed, or are lost.
+    done: u64,
     buffer: Option<DmaShared<[u8]>>,
-    error: Option<NvmeError>,
+    error: Option<Box<NvmeError>>,
     /// A wait for a slot, when no part is in flight that could free one.
     waiting: Option<FreeSlot<'n>>,
 }
 
 impl<'n> Window<'n> {
-    pub(super) fn new(request: &Request, buffer: Option<DmaShared<[u8]>>) -> Self {
+    pub(super) fn new(buffer: Option<DmaShared<[u8]>>) -> Self {
         Self {
-            parts: request.parts().peekable(),
             sent: [const { None }; WIDTH],
-            oldest: 0,
-            count: 0,
+            submitted: 0,
+            done: 0,
             buffer,
             error: None,
             waiting: None,
         }
     }
 
+    fn in_flight(&self) -> u64 {
+        self.submitted - self.done
+    }
+
+    fn place(part: u64) -> usize {
+        (part % WIDTH as u64) as usize
+    }
+
     /// Submits parts until the window or the queue is full.
     pub(super) fn fill(&mut self, nvme: &'n Nvme, request: &Request) {
-        while self.error.is_none() && self.count < WIDTH {
-            let Some(&part) = self.parts.peek() else { return };
+        while self.error.is_none() && self.in_flight() < WIDTH as u64 {
+            let Some(part) = request.part(self.submitted) else { return };
             let base = self.buffer.as_ref().map(DmaShared::iova);
             let payload = self.buffer.as_ref().map_or_else(Payload::nothing, Payload::share);
             match request.submit(nvme, part, base, payload) {
                 Ok(command) => {
-                    self.parts.next();
-                    let at = (self.oldest + self.count) % WIDTH;
-                    self.sent[at] = Some(Sent { command, lba: part.lba });
-                    self.count += 1;
+                    self.sent[Self::place(self.submitted)] = Some(command);
+                    self.submitted += 1;
                 }
                 Err(Rejected { reason: RejectReason::Full(_), .. }) => return,
                 Err(Rejected { reason: RejectReason::Ended(error), .. }) => {
-                    self.error = Some(error.into());
+                    self.error = Some(Box::new(error.into()));
                 }
             }
         }
@@ -84,15 +83,15 @@ impl<'n> Window<'n> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<DmaBox<[u8]>>, IoError>> {
         loop {
-            if self.count > 0 {
+            if self.in_flight() > 0 {
                 ready!(self.await_oldest(nvme, request, cx));
-            } else if self.error.is_some() || self.parts.peek().is_none() {
+            } else if self.error.is_some() || request.part(self.submitted).is_none() {
                 return Poll::Ready(self.finish());
             } else {
                 ready!(self.await_slot(nvme, cx));
             }
             self.fill(nvme, request);
-            if self.count > 0 {
+            if self.in_flight() > 0 {
                 self.waiting = None;
             }
         }
@@ -104,26 +103,24 @@ impl<'n> Window<'n> {
         request: &Request,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
-        let Some(Sent { command, lba }) = &mut self.sent[self.oldest] else {
-            return Poll::Ready(());
-        };
-        let (tag, lba) = (command.tag(), *lba);
-        let done = ready!(Pin::new(command).poll(cx));
-        self.sent[self.oldest] = None;
-        self.oldest = (self.oldest + 1) % WIDTH;
-        self.count -= 1;
-        let (result, share) = request.result(nvme, tag, lba, done);
-        drop(share);
-        if let (Err(error), None) = (result, &self.error) {
-            self.error = Some(error);
+        let sent = &mut self.sent[Self::place(self.done)];
+        if let Some(command) = sent {
+            let tag = command.tag();
+            let outcome = ready!(Pin::new(command).poll(cx));
+            *sent = None;
+            let (result, _share) = request.result(nvme, tag, request.lba_of(self.done), outcome);
+            if let (Err(error), None) = (result, &self.error) {
+                self.error = Some(Box::new(error));
+            }
         }
+        self.done += 1;
         Poll::Ready(())
     }
 
     fn await_slot(&mut self, nvme: &'n Nvme, cx: &mut Context<'_>) -> Poll<()> {
         let slot = self.waiting.get_or_insert_with(|| nvme.queue().slot_free());
         if let Err(error) = ready!(Pin::new(slot).poll(cx)) {
-            self.error = Some(error.into());
+            self.error = Some(Box::new(error.into()));
             self.waiting = None;
         }
         Poll::Ready(())
@@ -134,9 +131,10 @@ impl<'n> Window<'n> {
         let had_buffer = self.buffer.is_some();
         let buffer = self.buffer.take().and_then(|shared| shared.into_box().ok());
         match self.error.take() {
-            Some(error) => Err(IoError { error, buffer }),
+            Some(error) => Err(IoError { error: *error, buffer }),
             None if had_buffer && buffer.is_none() => {
-                Err(IoError { error: NvmeError::Misused("something else holds the buffer's memory"), buffer })
+                let error = NvmeError::Misused("something else holds the buffer's memory");
+                Err(IoError { error, buffer })
             }
             None => Ok(buffer),
         }
@@ -145,6 +143,6 @@ impl<'n> Window<'n> {
 
 impl fmt::Debug for Window<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Window").field("in_flight", &self.count).finish_non_exhaustive()
+        f.debug_struct("Window").field("in_flight", &self.in_flight()).finish_non_exhaustive()
     }
 }

@@ -15,7 +15,7 @@ use doorbell::deadline::Deadline;
 use doorbell::dma::{DmaBox, DmaShared};
 use doorbell::driver::{DriverError, rt};
 use doorbell::wait;
-use doorbell_queues::{EndReason, InFlight, Lost, Queue, QueueError, RejectReason, Rejected, Tag};
+use doorbell_queues::{EndReason, InFlight, Lost, Queue, RejectReason, Rejected, Tag};
 
 use super::error::AdminError;
 use crate::protocol::{NvmeProtocol, Outcome};
@@ -242,11 +242,6 @@ impl AdminQueue {
             Some(done) => settle(opcode, done).map(|(dw0, _)| dw0 & 1 == 0),
             None => Err(AdminError::Stuck(self.late(opcode, deadline))),
         }
-    }
-
-    /// Why the queue has ended, if it has.
-    pub(super) fn ended(&self) -> Option<QueueError> {
-        self.queue.ended()
     }
 }
 
