@@ -23,7 +23,6 @@ use crate::protocol::NvmeProtocol;
 pub(super) type FreeSlot<'n> = SlotFree<'n, NvmeProtocol, Payload>;
 
 /// A request on its way. The buffer is in a command's slot or in here, in one place at a time.
-#[expect(clippy::large_enum_variant, reason = "boxing the large one would allocate on the data path")]
 enum State<'n> {
     /// It was refused, or the queue had ended.
     Refused(IoError),
