@@ -210,7 +210,7 @@ impl Device {
     /// # Errors
     /// [`BusError`] if the doorbells are not mappable, the vector does not exist, or memory or
     /// descriptors could not be had.
-    pub fn own_queue(
+    pub fn queue_parts(
         &self,
         layout: &QueueLayout,
         interrupt: impl FnOnce(
