@@ -25,6 +25,9 @@ mod tests;
 mod word;
 
 pub(crate) use cells::CellArray;
+#[cfg(test)]
+#[cfg(loom)]
+pub(crate) use cells::CellWords;
 pub use cells::Cells;
 pub use word::{Word, Word32};
 
