@@ -28,8 +28,8 @@ pub use doorbell_queues as queues;
 // #[cfg(feature = "broker")]
 // pub mod broker;
 pub mod bus;
-// #[cfg(feature = "client")]
-// pub mod client;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod deadline;
 pub mod dma;
 #[cfg(feature = "broker")]
@@ -41,10 +41,10 @@ pub mod soft;
 pub mod spec;
 pub mod tier;
 pub mod topology;
-// #[cfg(feature = "client")]
-// pub mod wait;
-// #[cfg(feature = "client")]
-// pub mod wire;
+#[cfg(feature = "client")]
+pub mod wait;
+#[cfg(feature = "client")]
+pub mod wire;
 
 pub use deadline::{Deadline, TimedOut};
 pub use spec::DeviceSpec;
