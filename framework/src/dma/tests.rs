@@ -186,7 +186,7 @@ proptest! {
     /// Inside a partition: aligned, no overlap, and free again only by proof.
     #[test]
     fn arenas_in_a_partition_never_overlap(steps in prop::collection::vec((1_u64..(5 << 20), any::<bool>(), any::<prop::sample::Index>()), 1..80)) {
-        let mut allocator = IovaAllocator::new(&[0..1 << 40]);
+        let mut allocator = IovaAllocator::new(std::slice::from_ref(&(0..1 << 40)));
         let mut partition = allocator.partition(32 << 20).unwrap();
         let mut live = BTreeMap::<u64, u64>::new();
         for (len, free, victim) in steps {
@@ -218,7 +218,7 @@ proptest! {
 
 #[test]
 fn proofs_for_other_ranges_are_refused() {
-    let mut allocator = IovaAllocator::new(&[0..1 << 40]);
+    let mut allocator = IovaAllocator::new(std::slice::from_ref(&(0..1 << 40)));
     let mut partition = allocator.partition(4 << 20).unwrap();
     let iova = partition.alloc(8192).unwrap();
     for (at, len) in
@@ -230,5 +230,8 @@ fn proofs_for_other_ranges_are_refused() {
     assert!(partition.alloc(0).is_err());
     assert!(partition.alloc(u64::MAX).is_err());
     assert!(allocator.partition(u64::MAX).is_err());
-    assert!(IovaAllocator::new(&[0..4 << 30]).partition(1).is_err(), "nothing below 4 GiB");
+    assert!(
+        IovaAllocator::new(std::slice::from_ref(&(0..4 << 30))).partition(1).is_err(),
+        "nothing below 4 GiB"
+    );
 }

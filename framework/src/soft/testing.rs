@@ -71,7 +71,7 @@ impl SoftDevice for CopyEngine {
     }
 
     fn regions(&self) -> Vec<Region> {
-        vec![Region { index: 0, size: 0x4000, mappable: vec![0x1000..0x4000] }]
+        vec![Region { index: 0, size: 0x4000, mappable: pages(0x1000, 0x4000) }]
     }
 
     fn exclusive_pages(&self, _region: u8) -> bool {
@@ -222,4 +222,9 @@ pub(crate) fn bytes(memory: &SharedMem) -> Vec<u8> {
     let mut bytes = vec![0; memory.len()];
     memory.copy_out(0, &mut bytes).unwrap();
     bytes
+}
+
+/// One mappable range.
+pub(crate) fn pages(start: u64, end: u64) -> Vec<std::ops::Range<u64>> {
+    std::iter::once(start..end).collect()
 }

@@ -394,12 +394,11 @@ impl SoftDevice for Odd {
 
 #[test]
 fn bars_that_cannot_be_are_refused() {
-    let page = |start, end| vec![std::ops::Range { start, end }];
     let cases = [
-        (6, 0x4000, page(0, 0x1000)),
-        (0, 0x4000, page(0, 0x5000)),
-        (0, 0x4000, page(0x800, 0x1000)),
-        (0, 0x4000, page(0x2000, 0x1000)),
+        (6, 0x4000, pages(0, 0x1000)),
+        (0, 0x4000, pages(0, 0x5000)),
+        (0, 0x4000, pages(0x800, 0x1000)),
+        (0, 0x4000, pages(0x2000, 0x1000)),
         (0, u64::MAX, vec![]),
     ];
     for (index, size, mappable) in cases {
@@ -407,7 +406,7 @@ fn bars_that_cannot_be_are_refused() {
         let refused = SoftBus::start(Box::new(odd), options());
         assert!(matches!(refused, Err(BusError::OutOfRegion { .. })), "{refused:?}");
     }
-    let fine = Odd(Region { index: 5, size: 0x800, mappable: page(0, 0x1000) });
+    let fine = Odd(Region { index: 5, size: 0x800, mappable: pages(0, 0x1000) });
     assert!(SoftBus::start(Box::new(fine), options()).is_ok());
 }
 
