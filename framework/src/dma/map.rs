@@ -4,14 +4,18 @@
 //! What it does not do: it cannot stop another holder of the same memory from punching holes into
 //! it. A hole reads as zeroes (or, in hugetlb memory with no huge page left, raises SIGBUS).
 
-use std::os::fd::{AsFd, BorrowedFd};
+#[cfg(feature = "soft")]
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use doorbell_queues::SharedMem;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::{DmaError, Memfd};
+use super::DmaError;
+#[cfg(feature = "soft")]
+use super::Memfd;
 
 /// Size of a base page in bytes. Every offset and length that is mapped is a multiple of it.
 pub const PAGE: usize = 4096;
@@ -103,11 +107,13 @@ pub fn map_fd(
 ///
 /// # Invariants
 /// `memory` is the whole of a mapping made by [`map_fd`].
+#[cfg(feature = "soft")]
 #[derive(Debug)]
 pub(crate) struct Exchangeable {
     memory: SharedMem,
 }
 
+#[cfg(feature = "soft")]
 impl Exchangeable {
     /// Maps the whole of `memfd`.
     pub(crate) fn map(memfd: &Memfd) -> Result<Self, DmaError> {
@@ -158,7 +164,7 @@ impl Exchangeable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dma::HugePages;
+    use crate::dma::{HugePages, Memfd};
 
     #[test]
     fn the_last_view_unmaps() {
@@ -173,6 +179,7 @@ mod tests {
         assert!(!mapped());
     }
 
+    #[cfg(feature = "soft")]
     #[test]
     fn pages_are_exchanged_under_their_users() {
         let whole = Memfd::create("test", 3 * PAGE, HugePages::No).unwrap();
