@@ -25,26 +25,26 @@
 
 pub use doorbell_queues as queues;
 
-#[cfg(feature = "broker")]
-pub mod broker;
+// #[cfg(feature = "broker")]
+// pub mod broker;
 pub mod bus;
-#[cfg(feature = "client")]
-pub mod client;
+// #[cfg(feature = "client")]
+// pub mod client;
 pub mod deadline;
 pub mod dma;
 #[cfg(feature = "broker")]
 pub mod driver;
-#[cfg(all(feature = "broker", feature = "soft"))]
-pub mod local;
+// #[cfg(all(feature = "broker", feature = "soft"))]
+// pub mod local;
 #[cfg(feature = "soft")]
 pub mod soft;
 pub mod spec;
 pub mod tier;
 pub mod topology;
-#[cfg(feature = "client")]
-pub mod wait;
-#[cfg(feature = "client")]
-pub mod wire;
+// #[cfg(feature = "client")]
+// pub mod wait;
+// #[cfg(feature = "client")]
+// pub mod wire;
 
 pub use deadline::{Deadline, TimedOut};
 pub use spec::DeviceSpec;

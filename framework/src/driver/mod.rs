@@ -9,15 +9,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use crate::bus::{BusError, Device, DeviceEvent, Quiesced, QueueToken, Recovered};
+use crate::bus::{BusError, Device, DeviceEvent, QueueToken, Quiesced, Recovered};
 use crate::deadline::{Deadline, TimedOut};
 use crate::dma::DmaError;
 use crate::tier::Tier;
 use doorbell_queues::QueueError;
 
-pub mod registry;
+// pub mod registry;
 
-pub use registry::{DynDriver, Registry};
+// pub use registry::{DynDriver, Registry};
 
 /// Matches PCI identities; `None` matches anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
