@@ -10,7 +10,7 @@ use doorbell_nvme::{NvmeAdmin, NvmeDriver, NvmeReply};
 use std::time::Duration;
 
 fn bus(options: &str) -> Arc<dyn Bus> {
-    let registry = Registry::new().driver::<NvmeDriver>().model("nvme", doorbell_nvme::soft::model);
+    let registry = Registry::new().driver::<NvmeDriver>().model("nvme", doorbell_nvme::soft::build);
     registry.open_bus(&format!("soft:nvme,{options}").parse().unwrap()).unwrap()
 }
 

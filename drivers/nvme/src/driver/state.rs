@@ -100,7 +100,7 @@ impl Shared {
             formatting: Cell::new(false),
             stale: Cell::new(false),
         });
-        bringup::disable(&shared.name, &shared.regs, &shared.limits, None).await?;
+        bringup::disable(&shared.name, &shared.regs, &shared.limits, None, true).await?;
         shared.bring_up(None).await?;
         Ok(shared)
     }
@@ -224,7 +224,7 @@ impl Shared {
                 Ok(())
             }
             Err(error) => {
-                let off = bringup::disable(&self.name, &self.regs, limits, None).await;
+                let off = bringup::disable(&self.name, &self.regs, limits, None, false).await;
                 match off {
                     Ok(()) => admin.end(EndReason::DeviceReset, true),
                     Err(off) => {
@@ -306,7 +306,7 @@ impl Shared {
         let _over = Resetting(&self.resetting);
         let old = self.take_down(EndReason::DeviceReset);
         let stopped =
-            bringup::disable(&self.name, &self.regs, &self.limits, Some(deadline)).await;
+            bringup::disable(&self.name, &self.regs, &self.limits, Some(deadline), true).await;
         if let Err(error) = stopped {
             tracing::warn!(device = %self.name, %error, "resetting the whole function instead");
             if let Err(error) = self.reset_function(deadline).await {
@@ -325,7 +325,7 @@ impl Shared {
 
     async fn reset_function(&self, deadline: Deadline) -> Result<(), DriverError> {
         self.device.reset(deadline)?;
-        bringup::disable(&self.name, &self.regs, &self.limits, Some(deadline)).await
+        bringup::disable(&self.name, &self.regs, &self.limits, Some(deadline), true).await
     }
 
     /// The device is gone: whoever waits for it is told.
@@ -339,7 +339,7 @@ impl Shared {
         let limit = self.shutdown_limit().min(deadline.remaining());
         let old = self.take_down(EndReason::Released);
         let down = bringup::shut_down(&self.name, &self.regs, Deadline::after(limit)).await;
-        let off = bringup::disable(&self.name, &self.regs, &self.limits, Some(deadline)).await;
+        let off = bringup::disable(&self.name, &self.regs, &self.limits, Some(deadline), true).await;
         match off {
             Ok(()) => {
                 self.queues.clear();

@@ -22,7 +22,7 @@ pub struct Rig {
 
 /// The drivers and models of these tests.
 pub fn registry() -> Registry {
-    Registry::new().driver::<NvmeDriver>().model("nvme", doorbell_nvme::soft::model)
+    Registry::new().driver::<NvmeDriver>().model("nvme", doorbell_nvme::soft::build)
 }
 
 /// A time limit for commands that are meant to run into it.
