@@ -35,13 +35,11 @@ impl QueueToken {
 
     /// For the driver: the device has confirmed that it no longer uses the queue, its entries, or
     /// any memory that the queue's commands name.
-    #[must_use]
     pub fn quiesced(self) -> Quiesced {
         Quiesced { queue: self.queue, partition: self.partition }
     }
 
     /// A device that was reset uses no queue.
-    #[must_use]
     pub fn quiesced_by(self, _reset: &Recovered) -> Quiesced {
         self.quiesced()
     }
@@ -63,7 +61,6 @@ impl Quiesced {
     }
 
     /// For a bus: the client's doorbell no longer reaches the device.
-    #[must_use]
     pub fn revoked(self) -> Revoked {
         Revoked { queue: self.queue, partition: self.partition }
     }
@@ -145,7 +142,6 @@ pub struct Unmapped {
 
 impl Unmapped {
     /// For an address space, after the IOTLB was flushed.
-    #[must_use]
     pub fn new(iova: u64, len: u64) -> Self {
         Self { iova, len }
     }
@@ -153,6 +149,12 @@ impl Unmapped {
     /// The range that is free again: first address and length.
     #[must_use]
     pub fn range(&self) -> (u64, u64) {
+        (self.iova, self.len)
+    }
+
+    /// The range, for whoever gives it out again: the proof is used up.
+    #[must_use]
+    pub fn into_range(self) -> (u64, u64) {
         (self.iova, self.len)
     }
 }
