@@ -15,6 +15,7 @@ use crate::workspace::Workspace;
 /// This process becomes `doorbell demo`, so its standard streams, its exit status and a signal sent to it are the
 /// demo's own.
 pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<()> {
+    eprintln!("==> setup");
     setup::ensure(Purpose::Demo)?;
     eprintln!("==> build");
     exec::run_to_stderr(workspace.cargo().args([

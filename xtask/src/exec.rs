@@ -1,6 +1,7 @@
 //! Starting programs: closed standard input, and errors of one line that name the command.
 
 use std::io;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -13,16 +14,6 @@ use anyhow::{Context, Result, bail};
 /// If the program cannot be started or ends with a status other than 0.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     eprintln!("  $ {}", describe(command));
-    run_quietly(command)
-}
-
-/// Runs a program as [`run`] does, with its standard output sent to standard error.
-pub(crate) fn run_to_stderr(command: &mut Command) -> Result<()> {
-    run(command.stdout(Stdio::from(io::stderr())))
-}
-
-/// Runs a program as [`run`] does, without announcing it.
-pub(crate) fn run_quietly(command: &mut Command) -> Result<()> {
     let status = command
         .stdin(Stdio::null())
         .status()
@@ -31,6 +22,11 @@ pub(crate) fn run_quietly(command: &mut Command) -> Result<()> {
         bail!("`{}` failed ({status})", describe(command));
     }
     Ok(())
+}
+
+/// Runs a program as [`run`] does, with its standard output sent to standard error.
+pub(crate) fn run_to_stderr(command: &mut Command) -> Result<()> {
+    run(command.stdout(Stdio::from(io::stderr())))
 }
 
 /// What a program prints on standard output; its standard error is passed through.
@@ -67,7 +63,7 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// The command as one line of shell: variables set for it, the program without its folder, arguments.
+/// The command as one line of shell: the variables set for it, the program, its arguments.
 pub(crate) fn describe(command: &Command) -> String {
     let mut words = Vec::new();
     for (name, value) in command.get_envs() {
@@ -75,9 +71,10 @@ pub(crate) fn describe(command: &Command) -> String {
             words.push(format!("{}={}", name.to_string_lossy(), quote(&value.to_string_lossy())));
         }
     }
-    let program = command.get_program();
-    let name = std::path::Path::new(program).file_name().unwrap_or(program);
-    words.push(quote(&name.to_string_lossy()));
+    let program = Path::new(command.get_program());
+    // Cargo tells its own full path; everyone has it on `PATH`.
+    let is_cargo = program.file_name().is_some_and(|name| name == "cargo");
+    words.push(if is_cargo { "cargo".to_owned() } else { quote(&program.to_string_lossy()) });
     words.extend(command.get_args().map(|argument| quote(&argument.to_string_lossy())));
     words.join(" ")
 }
@@ -104,14 +101,14 @@ mod tests {
 
     #[test]
     fn a_failing_program_is_named_with_its_status() {
-        let error = run_quietly(Command::new("sh").args(["-c", "exit 3"])).unwrap_err();
+        let error = run(Command::new("sh").args(["-c", "exit 3"])).unwrap_err();
         assert_eq!(error.to_string(), "`sh -c 'exit 3'` failed (exit status: 3)");
     }
 
     #[test]
     fn a_program_that_is_not_there_is_named() {
         let error = capture(&mut Command::new("/nowhere/no-such-program")).unwrap_err();
-        assert!(error.to_string().contains("cannot start `no-such-program`"), "{error:#}");
+        assert!(error.to_string().contains("cannot start `/nowhere/no-such-program`"), "{error:#}");
         assert_eq!(ask(&mut Command::new("/nowhere/no-such-program")), None);
         assert!(!succeeds(&mut Command::new("/nowhere/no-such-program")));
     }

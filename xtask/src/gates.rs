@@ -1,6 +1,7 @@
 //! What each step of `test` and `ci` does.
 
 use std::env;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -110,12 +111,12 @@ fn feature_alone<'a>(command: &'a str, package: &'a Package, feature: &'a str) -
 /// Whether the listing of `cargo tree --edges features --prefix none` has this feature of this package.
 fn enables(tree: &str, package: &str, feature: &str) -> bool {
     let wanted = format!("{package} feature \"{feature}\"");
-    tree.lines().any(|line| line.strip_prefix(&wanted).is_some_and(|rest| !rest.starts_with('-')))
+    tree.lines().any(|line| line.starts_with(&wanted))
 }
 
 /// The book. mdbook goes on after a page that it cannot assemble; here its warnings are errors.
 fn book(workspace: &Workspace) -> Result<()> {
-    let mut mdbook = std::process::Command::new(tools::MDBOOK.ensure(workspace)?);
+    let mut mdbook = Command::new(tools::MDBOOK.ensure(workspace)?);
     mdbook.current_dir(&workspace.root).args(["build", "book"]);
     eprintln!("  $ {}", exec::describe(&mdbook));
     let output = mdbook.output().context("cannot start mdbook")?;
@@ -132,7 +133,7 @@ fn book(workspace: &Workspace) -> Result<()> {
 
 /// Licences, bans and sources, after `deny.toml`.
 fn deny(workspace: &Workspace) -> Result<()> {
-    let mut deny = std::process::Command::new(tools::CARGO_DENY.ensure(workspace)?);
+    let mut deny = Command::new(tools::CARGO_DENY.ensure(workspace)?);
     deny.current_dir(&workspace.root);
     // Why each duplicate is there fills pages; `cargo tree --invert NAME` answers it for one.
     deny.args(["check", "--hide-inclusion-graph", "licenses", "bans", "sources"]);

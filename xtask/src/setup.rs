@@ -148,8 +148,8 @@ fn install(missing: &[&str], means: Means) -> Result<()> {
             "these Debian packages are missing and there is no apt-get here: install what this system calls {names}"
         ),
         Means::Forbidden => bail!(
-            "packages are missing and only root may install them (no sudo without a password): \
-             run `apt-get install {names}` as root"
+            "packages are missing, and installing them takes root or a sudo that asks for no password: \
+             run `sudo apt-get install {names}`, or as root the same without sudo"
         ),
         Means::Root | Means::Sudo => {}
     }
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn who_may_not_install_is_told_what_to_type() {
         let error = install(&["libhwloc-dev", "strace"], Means::Forbidden).unwrap_err().to_string();
-        assert!(error.contains("`apt-get install libhwloc-dev strace`"), "{error}");
+        assert!(error.contains("run `sudo apt-get install libhwloc-dev strace`,"), "{error}");
         assert!(!error.contains('\n') && !error.contains("  "), "{error}");
         let error = install(&["strace"], Means::NoApt).unwrap_err().to_string();
         assert!(error.contains("no apt-get") && error.ends_with("strace"), "{error}");
