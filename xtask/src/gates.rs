@@ -94,8 +94,10 @@ fn features(workspace: &Workspace) -> Result<()> {
         if package.features.iter().any(|feature| feature == "client") {
             let mut cargo = workspace.cargo();
             cargo.args(feature_alone("tree", package, "client"));
-            cargo.args(["--edges", "normal,features", "--prefix", "none", "--charset", "ascii"]);
-            if enables(&exec::capture(&mut cargo)?, "doorbell", "broker") {
+            cargo.args(["--edges", "normal", "--prefix", "none", "--format", TREE_FORMAT]);
+            let enabled = enabled_features(&exec::capture(&mut cargo)?, "doorbell")
+                .with_context(|| format!("{} does not depend on doorbell", package.name))?;
+            if enabled.iter().any(|feature| feature == "broker") {
                 bail!("feature client of {} enables doorbell's feature broker", package.name);
             }
         }
@@ -108,10 +110,16 @@ fn feature_alone<'a>(command: &'a str, package: &'a Package, feature: &'a str) -
     [command, "--package", &package.name, "--no-default-features", "--features", feature]
 }
 
-/// Whether the listing of `cargo tree --edges features --prefix none` has this feature of this package.
-fn enables(tree: &str, package: &str, feature: &str) -> bool {
-    let wanted = format!("{package} feature \"{feature}\"");
-    tree.lines().any(|line| line.starts_with(&wanted))
+/// What `cargo tree` is to print for each package: name, version and source, a tab, its enabled features.
+const TREE_FORMAT: &str = "{p}\t{f}";
+
+/// The features that a listing in [`TREE_FORMAT`] shows for a package, or `None` if the package is not in it.
+fn enabled_features(tree: &str, package: &str) -> Option<Vec<String>> {
+    let mut rows = tree.lines().filter_map(|line| line.split_once('\t'));
+    let (_, features) = rows.find(|(name, _)| name.split(' ').next() == Some(package))?;
+    // A package that was listed before has "(*)" behind its features.
+    let features = features.split(' ').next()?;
+    Some(features.split(',').map(str::to_owned).collect())
 }
 
 /// The book. mdbook goes on after a page that it cannot assemble; here its warnings are errors.
@@ -145,12 +153,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_feature_is_found_by_its_whole_name() {
-        let tree = "doorbell-nvme v0.1.0 (/src)\ndoorbell feature \"client\"\n\
-                    doorbell feature \"broker\" (*)\ndoorbell v0.1.0 (/src)\n";
-        assert!(enables(tree, "doorbell", "broker"));
-        assert!(!enables(tree, "doorbell", "brok"));
-        assert!(!enables(tree, "doorbell-nvme", "broker"));
-        assert!(!enables("doorbell-broker feature \"client\"\n", "doorbell", "broker"));
+    fn features_are_those_of_the_package_asked_for() {
+        let tree = "doorbell-nvme v0.1.0 (/src/nvme)\tclient,soft\ndoorbell v0.1.0 (/src)\tbroker,client (*)\n\
+                    doorbell-queues v0.1.0 (/src/queues)\t\n";
+        assert_eq!(enabled_features(tree, "doorbell").unwrap(), ["broker", "client"]);
+        assert_eq!(enabled_features(tree, "doorbell-nvme").unwrap(), ["client", "soft"]);
+        assert_eq!(enabled_features(tree, "doorbell-queues").unwrap(), [""]);
+        assert_eq!(enabled_features(tree, "door"), None);
+        assert_eq!(enabled_features("", "doorbell"), None);
     }
 }
