@@ -22,7 +22,9 @@ pub enum DeviceSpec {
 
 /// A text that names no device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{text}' names no device: {why}; write soft:MODEL[,KEY=VALUE...], for example soft:nvme,ram=64M")]
+#[error(
+    "'{text}' names no device: {why}; write soft:MODEL[,KEY=VALUE...], for example soft:nvme,ram=64M"
+)]
 pub struct BadSpec {
     /// What was given.
     pub text: String,
@@ -89,14 +91,18 @@ mod tests {
 
     #[test]
     fn specs_read_back_as_written() {
-        for text in ["soft:nvme", "soft:nvme,image=/a/b.img,ram=64M", "0000:01:00.0", "vfio-user:/x"] {
+        for text in
+            ["soft:nvme", "soft:nvme,image=/a/b.img,ram=64M", "0000:01:00.0", "vfio-user:/x"]
+        {
             assert_eq!(text.parse::<DeviceSpec>().unwrap().to_string(), text);
         }
     }
 
     #[test]
     fn what_is_no_device_says_why() {
-        for text in ["", "nvme", "soft:", "soft:nvme,image", "soft:nvme,=1", "0000:01:00.8", "vfio-user:"] {
+        for text in
+            ["", "nvme", "soft:", "soft:nvme,image", "soft:nvme,=1", "0000:01:00.8", "vfio-user:"]
+        {
             let error = text.parse::<DeviceSpec>().unwrap_err();
             assert!(error.to_string().starts_with(&format!("'{text}' names no device")), "{error}");
         }

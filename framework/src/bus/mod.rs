@@ -19,11 +19,15 @@ use crate::tier::Tier;
 pub mod device;
 pub mod proof;
 pub mod registers;
+pub mod signals;
 #[cfg(feature = "soft")]
 pub mod soft;
 
-pub use device::Device;
-pub use proof::{PartitionQuiesced, Quiesced, QueueToken, Recovered, Revoked, Unmapped};
+#[cfg(feature = "soft")]
+pub use self::soft::SoftBus;
+pub use device::{Bar, Device, OwnQueue, QueueLayout};
+pub use proof::{PartitionQuiesced, QueueToken, Quiesced, Recovered, Revoked, Unmapped};
+pub use signals::{EventKick, MappedSignals};
 
 /// What a device says it is (PCI local bus 3.0, 6.2.1) and where it sits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -262,6 +266,13 @@ pub trait Bus: Send + Sync {
     /// # Errors
     /// [`BusError::Vector`].
     fn signals(&self, vector: u16) -> Result<Signals, BusError>;
+
+    /// Called when the last grant with the vector's signals was revoked: the next
+    /// [`Bus::signals`] hands out new ones, so that what a former holder kept reaches nobody. A bus
+    /// that cannot do so does nothing.
+    fn retire_signals(&self, vector: u16) {
+        let _ = vector;
+    }
 
     /// Resets the device's function. All queues are gone afterwards.
     ///

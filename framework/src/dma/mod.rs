@@ -12,6 +12,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub mod arena;
+#[allow(
+    unsafe_code,
+    reason = "references to CPU-owned DMA memory: each site lists its obligations"
+)]
 pub mod buffer;
 pub mod iova;
 #[allow(unsafe_code, reason = "mmap and the views over it: each site lists its obligations")]
@@ -19,10 +23,11 @@ pub mod map;
 pub mod memfd;
 pub mod space;
 
-pub use arena::{Arena, Dma};
+pub use arena::{Arena, Dma, DmaStats};
 pub use buffer::{DmaBox, DmaShared};
 pub use iova::{IovaAllocator, Partition};
-pub use memfd::Memfd;
+pub use map::{Prefault, map_fd};
+pub use memfd::{HugePages, Memfd};
 pub use space::{DmaSpace, Mapping};
 
 /// What a device may do with mapped memory.
@@ -70,7 +75,9 @@ pub enum DmaError {
         why: String,
     },
     /// The arena (or the arenas) of this client have no room.
-    #[error("no room for {wanted} bytes in {arenas} arena(s) of {total} bytes; grow the arena or drop buffers")]
+    #[error(
+        "no room for {wanted} bytes in {arenas} arena(s) of {total} bytes; grow the arena or drop buffers"
+    )]
     Exhausted {
         /// Bytes asked for.
         wanted: usize,

@@ -13,11 +13,14 @@ use std::time::Instant;
 
 use crate::bus::{Identity, Region, Width};
 
+pub mod control;
 pub mod cx;
 pub mod harness;
 pub mod iommu;
 pub mod signals;
+mod worker;
 
+pub use control::Control;
 pub use cx::SoftCx;
 pub use harness::{Harness, HarnessOptions};
 

@@ -1,0 +1,352 @@
+//! [`Device`]: a bus as a driver's author uses it: registers, DMA memory, the driver's own queues.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use doorbell_queues::{Doorbell, Fate, Interrupt, QueueName, QueueParts, SpinBudget};
+
+use super::proof::PartitionId;
+use super::signals::MappedSignals;
+use super::{Bus, BusError, Identity, Region, Width};
+use crate::deadline::Deadline;
+use crate::dma::map::HUGE_PAGE;
+use crate::dma::{
+    Access, Arena, Dma, DmaBox, DmaError, DmaShared, HugePages, IovaAllocator, Memfd, Partition,
+};
+
+/// IOVA space for the driver's own memory, in bytes; memory is taken only as needed.
+const DRIVER_PARTITION: u64 = 256 << 20;
+
+struct Inner {
+    bus: Arc<dyn Bus>,
+    dma: Dma,
+    partition: Mutex<Partition>,
+}
+
+/// A device in the hands of its driver. Cloning it gives another handle.
+#[derive(Clone)]
+pub struct Device {
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("identity", self.identity()).finish_non_exhaustive()
+    }
+}
+
+/// The shape of a queue that the driver keeps for itself.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueLayout {
+    /// The queue's id on the device.
+    pub queue: u16,
+    /// Entries of the submission ring.
+    pub submission_entries: u32,
+    /// Bytes of a submission entry.
+    pub submission_entry: usize,
+    /// Entries of the completion ring.
+    pub completion_entries: u32,
+    /// Bytes of a completion entry.
+    pub completion_entry: usize,
+    /// BAR with the doorbells.
+    pub region: u8,
+    /// Offset of the submission tail doorbell in the BAR.
+    pub submission_doorbell: u64,
+    /// Offset of the completion head doorbell in the BAR.
+    pub completion_doorbell: u64,
+    /// Interrupt vector of the completion queue.
+    pub vector: u16,
+    /// Commands that can be in flight; fewer than the entries of either ring.
+    pub slots: u16,
+}
+
+/// A queue of the driver's own: its memory, to tell the device of, and what
+/// [`doorbell_queues::Queue::new`] takes. The rings stay allocated as long as the parts (or the
+/// queue made from them) live.
+#[derive(Debug)]
+pub struct OwnQueue {
+    /// IOVA of submission entry 0.
+    pub submission_iova: u64,
+    /// IOVA of completion entry 0.
+    pub completion_iova: u64,
+    /// For [`doorbell_queues::Queue::new`].
+    pub parts: QueueParts,
+}
+
+impl Device {
+    /// Takes a bus: its driver gets a partition and a pool of its own, and the rest of the address
+    /// space comes back for the broker to give to clients.
+    ///
+    /// # Errors
+    /// [`BusError::Dma`] if the IOMMU offers no range for it.
+    pub fn attach(bus: Arc<dyn Bus>) -> Result<(Self, IovaAllocator), BusError> {
+        let mut iova = IovaAllocator::new(&bus.dma().ranges());
+        let device = Arc::clone(&bus.identity().name);
+        let partition =
+            iova.partition(DRIVER_PARTITION).map_err(|source| BusError::Dma { device, source })?;
+        let inner = Inner { bus, dma: Dma::new(), partition: Mutex::new(partition) };
+        Ok((Self { inner: Arc::new(inner) }, iova))
+    }
+
+    /// What it is and where.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        self.inner.bus.identity()
+    }
+
+    /// The device's name, as it stands in every error.
+    #[must_use]
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.identity().name)
+    }
+
+    /// The bus, for the broker's needs: slices, signals, events.
+    #[must_use]
+    pub fn bus(&self) -> &Arc<dyn Bus> {
+        &self.inner.bus
+    }
+
+    /// Its regions.
+    #[must_use]
+    pub fn regions(&self) -> &[Region] {
+        self.inner.bus.regions()
+    }
+
+    /// How many interrupt vectors it has.
+    #[must_use]
+    pub fn vectors(&self) -> u16 {
+        self.inner.bus.vectors()
+    }
+
+    /// The registers of BAR `index`.
+    ///
+    /// # Errors
+    /// [`BusError::OutOfRegion`] if the device has no such BAR.
+    pub fn bar(&self, index: u8) -> Result<Bar, BusError> {
+        let region = self.regions().iter().find(|region| region.index == index);
+        let Some(size) = region.map(|region| region.size) else {
+            return Err(BusError::OutOfRegion {
+                device: self.name(),
+                region: index,
+                offset: 0,
+                len: 0,
+            });
+        };
+        Ok(Bar { bus: Arc::clone(&self.inner.bus), index, size })
+    }
+
+    /// The driver's own DMA memory as a pool. It grows by [`Device::alloc`] and
+    /// [`Device::alloc_shared`].
+    #[must_use]
+    pub fn dma(&self) -> &Dma {
+        &self.inner.dma
+    }
+
+    /// The partition that the driver's own memory lies in.
+    #[must_use]
+    pub fn partition(&self) -> PartitionId {
+        self.inner.partition.lock().unwrap_or_else(PoisonError::into_inner).id()
+    }
+
+    /// A buffer of the driver's own: for the data of its admin commands.
+    ///
+    /// # Errors
+    /// [`DmaError`] if memory or IOVA space could not be had.
+    pub fn alloc(&self, len: usize) -> Result<DmaBox<[u8]>, DmaError> {
+        self.growing(len, |dma| dma.alloc(len))
+    }
+
+    /// Zeroed memory of the driver's own that the device shares: rings, lists, tables.
+    ///
+    /// # Errors
+    /// [`DmaError`] if memory or IOVA space could not be had.
+    pub fn alloc_shared(&self, len: usize) -> Result<DmaShared, DmaError> {
+        self.growing(len, |dma| dma.alloc_shared(len))
+    }
+
+    fn growing<T>(
+        &self,
+        len: usize,
+        alloc: impl Fn(&Dma) -> Result<T, DmaError>,
+    ) -> Result<T, DmaError> {
+        match alloc(&self.inner.dma) {
+            Err(DmaError::Exhausted { .. }) => {
+                self.grow(len)?;
+                alloc(&self.inner.dma)
+            }
+            other => other,
+        }
+    }
+
+    /// Adds an arena of at least `len` bytes to the driver's pool. It stays until the device is
+    /// closed.
+    fn grow(&self, len: usize) -> Result<(), DmaError> {
+        let size = len.checked_next_multiple_of(HUGE_PAGE);
+        let size = size.ok_or(DmaError::BadLength { len, max: DRIVER_PARTITION as usize })?;
+        let memfd = Memfd::create("doorbell-driver", size, HugePages::No)?;
+        let mut partition = self.inner.partition.lock().unwrap_or_else(PoisonError::into_inner);
+        let iova = partition.alloc(memfd.len())?;
+        let space = self.inner.bus.dma();
+        let arena = Arena::new(&memfd, iova).and_then(|arena| {
+            space.map(partition.id(), iova, &memfd, 0, memfd.len(), Access::ReadWrite)?;
+            Ok(arena)
+        });
+        match arena {
+            Ok(arena) => {
+                self.inner.dma.add_arena(arena);
+                Ok(())
+            }
+            Err(error) => {
+                partition.release_unused(iova, memfd.len())?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Memory, doorbells and interrupt of a queue that the driver keeps for itself, such as an
+    /// admin queue. `interrupt` makes the queue's [`Interrupt`] from the vector's signals (see
+    /// `crate::wait`). The device is not told anything: that is the driver's part.
+    ///
+    /// # Errors
+    /// [`BusError`] if the doorbells are not mappable, the vector does not exist, or memory or
+    /// descriptors could not be had.
+    pub fn own_queue(
+        &self,
+        layout: &QueueLayout,
+        interrupt: impl FnOnce(
+            std::os::fd::OwnedFd,
+            Option<doorbell_queues::Word32>,
+        ) -> std::io::Result<Box<dyn Interrupt + Send>>,
+    ) -> Result<OwnQueue, BusError> {
+        let device = self.name();
+        let dma = |source| BusError::Dma { device: self.name(), source };
+        let bounds = |source| BusError::Bounds { device: self.name(), source };
+        let bytes = |entries: u32, entry: usize| {
+            (entries as usize).checked_mul(entry).unwrap_or(usize::MAX)
+        };
+        let submission = bytes(layout.submission_entries, layout.submission_entry);
+        let completion = bytes(layout.completion_entries, layout.completion_entry);
+        let submission = self.alloc_shared(submission).map_err(dma)?;
+        let completion = self.alloc_shared(completion).map_err(dma)?;
+        let register = |offset| {
+            let word = self.inner.bus.map(layout.region, offset, 4)?;
+            word.word32(0).map_err(bounds)
+        };
+        let tail = register(layout.submission_doorbell)?;
+        let head = register(layout.completion_doorbell)?;
+        let signals = MappedSignals::map(self.inner.bus.signals(layout.vector)?).map_err(dma)?;
+        let interrupt = interrupt(signals.interrupt, signals.armed).map_err(|source| {
+            BusError::Os { device: self.name(), what: "preparing an interrupt", source }
+        })?;
+        Ok(OwnQueue {
+            submission_iova: submission.iova(),
+            completion_iova: completion.iova(),
+            parts: QueueParts {
+                name: QueueName { device, queue: layout.queue },
+                submission: submission.mem().clone(),
+                submission_entries: layout.submission_entries,
+                completion: completion.mem().clone(),
+                completion_entries: layout.completion_entries,
+                slots: layout.slots,
+                submission_doorbell: Doorbell::new(tail, signals.wake),
+                completion_doorbell: Doorbell::new(head, None),
+                interrupt,
+                fate: Arc::new(Fate::default()),
+                spin: SpinBudget::default(),
+            },
+        })
+    }
+
+    /// Resets the device's function. All queues are gone afterwards.
+    ///
+    /// # Errors
+    /// [`BusError::TimedOut`], [`BusError::Gone`].
+    pub fn reset(&self, deadline: Deadline) -> Result<(), BusError> {
+        self.inner.bus.reset(deadline)
+    }
+}
+
+/// One BAR's registers. Every access is a single access of its width and goes through the bus, so
+/// it is slow: for bring-up and control, never for the data path.
+#[derive(Clone)]
+pub struct Bar {
+    bus: Arc<dyn Bus>,
+    index: u8,
+    size: u64,
+}
+
+impl fmt::Debug for Bar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let device = &self.bus.identity().name;
+        write!(f, "Bar({device}, {}, {:#x} bytes)", self.index, self.size)
+    }
+}
+
+impl Bar {
+    /// BAR number.
+    #[must_use]
+    pub fn index(&self) -> u8 {
+        self.index
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The device's name.
+    #[must_use]
+    pub fn device(&self) -> Arc<str> {
+        Arc::clone(&self.bus.identity().name)
+    }
+
+    /// One read of `width` at `offset`.
+    ///
+    /// # Errors
+    /// [`BusError::OutOfRegion`], [`BusError::Gone`], [`BusError::TimedOut`].
+    pub fn read(&self, offset: u64, width: Width) -> Result<u64, BusError> {
+        self.bus.read(self.index, offset, width)
+    }
+
+    /// One write of `width` at `offset`.
+    ///
+    /// # Errors
+    /// As [`Bar::read`].
+    pub fn write(&self, offset: u64, width: Width, value: u64) -> Result<(), BusError> {
+        self.bus.write(self.index, offset, width, value)
+    }
+
+    /// One 32-bit read.
+    ///
+    /// # Errors
+    /// As [`Bar::read`].
+    pub fn read32(&self, offset: u64) -> Result<u32, BusError> {
+        // The bus returns no more than the width.
+        self.read(offset, Width::B4).map(|value| value as u32)
+    }
+
+    /// One 32-bit write.
+    ///
+    /// # Errors
+    /// As [`Bar::read`].
+    pub fn write32(&self, offset: u64, value: u32) -> Result<(), BusError> {
+        self.write(offset, Width::B4, value.into())
+    }
+
+    /// One 64-bit read.
+    ///
+    /// # Errors
+    /// As [`Bar::read`].
+    pub fn read64(&self, offset: u64) -> Result<u64, BusError> {
+        self.read(offset, Width::B8)
+    }
+
+    /// One 64-bit write.
+    ///
+    /// # Errors
+    /// As [`Bar::read`].
+    pub fn write64(&self, offset: u64, value: u64) -> Result<(), BusError> {
+        self.write(offset, Width::B8, value)
+    }
+}

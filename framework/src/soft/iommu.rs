@@ -1,0 +1,274 @@
+//! A software IOMMU: translates what a model's DMA names, and refuses what is not mapped.
+//!
+//! It is owned by the device's thread, so a translation takes no lock and no reference count. A
+//! translation that hits costs a hash and two compares; a miss walks a B-tree. Thousands of 4 KiB
+//! mappings (a guest behind a translating vIOMMU) cost no more than few large ones.
+//!
+//! What it does not do: it does not stop a model from using its own pointers. It checks the model's
+//! addresses, not the model.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use doorbell_queues::SharedMem;
+use slab::Slab;
+
+use crate::bus::proof::PartitionId;
+use crate::dma::map::PAGE;
+use crate::dma::{Access, DmaError, Fault};
+
+/// Slots of the look-up cache; a power of two.
+const CACHE: usize = 64;
+
+/// Faults that are kept until someone asks; older ones are only counted.
+pub const FAULT_LOG: usize = 64;
+
+impl Access {
+    /// True if a mapping for `self` allows `wanted`.
+    #[must_use]
+    #[inline]
+    pub fn allows(self, wanted: Self) -> bool {
+        matches!(
+            (self, wanted),
+            (Self::ReadWrite, _) | (Self::Read, Self::Read) | (Self::Write, Self::Write)
+        )
+    }
+}
+
+#[derive(Debug)]
+struct Mapped {
+    memory: SharedMem,
+    /// One past the last address.
+    end: u64,
+    access: Access,
+    partition: PartitionId,
+}
+
+/// A remembered mapping. `start == end == 0` is an empty slot.
+///
+/// # Invariants
+/// If not empty, `mappings[key]` exists and has this range: unmapping clears the slots of its key.
+#[derive(Debug, Clone, Copy)]
+struct Cached {
+    start: u64,
+    end: u64,
+    key: usize,
+    access: Access,
+}
+
+const EMPTY: Cached = Cached { start: 0, end: 0, key: 0, access: Access::Read };
+
+/// One translated piece of a transfer.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece<'a> {
+    /// The mapped memory that the piece lies in.
+    pub memory: &'a SharedMem,
+    /// Offset of the piece in it.
+    pub offset: usize,
+    /// Bytes.
+    pub len: usize,
+}
+
+/// The mappings of one device.
+#[derive(Debug)]
+pub struct SoftIommu {
+    mappings: Slab<Mapped>,
+    /// First address to key in `mappings`. Ranges never overlap.
+    tree: BTreeMap<u64, usize>,
+    cache: [Cached; CACHE],
+    faults: VecDeque<Fault>,
+    /// Shared with the host's side, which looks at it without a message.
+    fault_count: Arc<AtomicU64>,
+}
+
+impl Default for SoftIommu {
+    fn default() -> Self {
+        Self {
+            mappings: Slab::new(),
+            tree: BTreeMap::new(),
+            cache: [EMPTY; CACHE],
+            faults: VecDeque::with_capacity(FAULT_LOG),
+            fault_count: Arc::default(),
+        }
+    }
+}
+
+#[inline]
+fn cache_slot(iova: u64) -> usize {
+    // Fibonacci hashing of the page number: the top bits are the well-mixed ones.
+    ((iova / PAGE as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - CACHE.ilog2())) as usize
+}
+
+impl SoftIommu {
+    /// Maps the whole of `memory` at `iova`.
+    ///
+    /// # Errors
+    /// [`DmaError::BadRange`] if the range is empty, not page-aligned, wraps, or overlaps a mapping.
+    pub fn map(
+        &mut self,
+        partition: PartitionId,
+        iova: u64,
+        memory: SharedMem,
+        access: Access,
+    ) -> Result<(), DmaError> {
+        let len = memory.len() as u64;
+        let bad = |why| DmaError::BadRange { iova, len, why };
+        if len == 0 || !iova.is_multiple_of(PAGE as u64) || !len.is_multiple_of(PAGE as u64) {
+            return Err(bad("empty, or not whole pages"));
+        }
+        let end = iova.checked_add(len).ok_or_else(|| bad("it wraps around"))?;
+        let before = self.tree.range(..end).next_back().map(|(_, key)| self.mappings[*key].end);
+        if before.is_some_and(|before| before > iova) {
+            return Err(bad("it overlaps a mapping"));
+        }
+        let key = self.mappings.insert(Mapped { memory, end, access, partition });
+        self.tree.insert(iova, key);
+        Ok(())
+    }
+
+    /// Unmaps exactly the mapping of `len` bytes at `iova`. When it returns, no access reaches it.
+    ///
+    /// # Errors
+    /// [`DmaError::BadRange`] if there is no such mapping of that partition.
+    pub fn unmap(&mut self, partition: PartitionId, iova: u64, len: u64) -> Result<(), DmaError> {
+        let bad = DmaError::BadRange { iova, len, why: "no such mapping of this partition" };
+        let Some(key) = self.tree.get(&iova).copied() else { return Err(bad) };
+        let mapped = &self.mappings[key];
+        if mapped.end - iova != len || mapped.partition != partition {
+            return Err(bad);
+        }
+        self.tree.remove(&iova);
+        self.mappings.remove(key);
+        for slot in &mut self.cache {
+            if slot.start == iova {
+                *slot = EMPTY;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many mappings there are.
+    #[must_use]
+    pub fn mappings(&self) -> usize {
+        self.tree.len()
+    }
+
+    /// The mapping that holds `len` (positive) bytes from `iova` whole and allows `access`, and the
+    /// offset in it. A miss is no fault yet: the range may cross mappings.
+    #[inline]
+    fn locate(&mut self, iova: u64, len: u64, access: Access) -> Option<(usize, usize)> {
+        let slot = cache_slot(iova);
+        let mut cached = self.cache[slot];
+        if iova < cached.start || iova >= cached.end {
+            cached = self.look_up(iova)?;
+            self.cache[slot] = cached;
+        }
+        let inside = len <= cached.end - iova && cached.access.allows(access);
+        inside.then(|| (cached.key, (iova - cached.start) as usize))
+    }
+
+    #[cold]
+    fn look_up(&self, iova: u64) -> Option<Cached> {
+        let (start, key) = self.tree.range(..=iova).next_back()?;
+        let mapped = self.mappings.get(*key)?;
+        let cached = Cached { start: *start, end: mapped.end, key: *key, access: mapped.access };
+        (iova < mapped.end).then_some(cached)
+    }
+
+    /// As [`SoftIommu::translate`], but a range that one mapping does not hold whole is no fault
+    /// yet.
+    #[inline]
+    pub(crate) fn whole(&mut self, iova: u64, len: u64, access: Access) -> Option<Piece<'_>> {
+        let (key, offset) = self.locate(iova, len, access)?;
+        Some(Piece { memory: &self.mappings.get(key)?.memory, offset, len: len as usize })
+    }
+
+    /// Translates a range that must lie in one mapping: a command, a completion.
+    ///
+    /// # Errors
+    /// [`Fault`], which is also recorded.
+    #[inline]
+    pub fn translate(&mut self, iova: u64, len: u64, access: Access) -> Result<Piece<'_>, Fault> {
+        match self.locate(iova, len.max(1), access) {
+            Some((key, offset)) if self.mappings.contains(key) => {
+                Ok(Piece { memory: &self.mappings[key].memory, offset, len: len as usize })
+            }
+            _ => Err(self.fault(iova, len, access)),
+        }
+    }
+
+    /// Calls `each` for every piece of a range, in ascending order, which may cross adjacent
+    /// mappings. The whole range is checked first: if it faults, `each` was not called at all.
+    ///
+    /// # Errors
+    /// [`Fault`] with the whole range if any byte of it is not mapped for `access`; it is recorded.
+    #[inline]
+    pub fn pieces(
+        &mut self,
+        iova: u64,
+        len: u64,
+        access: Access,
+        mut each: impl FnMut(Piece<'_>),
+    ) -> Result<(), Fault> {
+        if let Some(piece) = self.whole(iova, len.max(1), access) {
+            each(Piece { len: len as usize, ..piece });
+            return Ok(());
+        }
+        if !self.covered(iova, len, access) {
+            return Err(self.fault(iova, len, access));
+        }
+        let (mut at, end) = (iova, iova + len);
+        while at < end {
+            let Some(cached) = self.look_up(at) else { break };
+            let Some(mapped) = self.mappings.get(cached.key) else { break };
+            let offset = (at - cached.start) as usize;
+            let stop = end.min(cached.end);
+            each(Piece { memory: &mapped.memory, offset, len: (stop - at) as usize });
+            at = stop;
+        }
+        Ok(())
+    }
+
+    /// True if every byte of the range is mapped for `access`.
+    fn covered(&self, iova: u64, len: u64, access: Access) -> bool {
+        let Some(end) = iova.checked_add(len) else { return false };
+        let mut at = iova;
+        while at < end {
+            let Some(cached) = self.look_up(at) else { return false };
+            if !cached.access.allows(access) {
+                return false;
+            }
+            at = cached.end;
+        }
+        len > 0
+    }
+
+    /// Records an access that was refused.
+    #[cold]
+    pub(crate) fn fault(&mut self, iova: u64, len: u64, access: Access) -> Fault {
+        let fault = Fault { iova, len, access };
+        // Relaxed: a statistic; whoever sees it change asks the thread for the faults.
+        self.fault_count.fetch_add(1, Ordering::Relaxed);
+        if self.faults.len() == FAULT_LOG {
+            self.faults.pop_front();
+        }
+        self.faults.push_back(fault);
+        fault
+    }
+
+    /// Accesses refused since the device started.
+    #[must_use]
+    pub fn fault_count(&self) -> u64 {
+        self.fault_count.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn shared_fault_count(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.fault_count)
+    }
+
+    /// Takes the recorded faults, oldest first; at most [`FAULT_LOG`] of the latest.
+    pub fn take_faults(&mut self) -> Vec<Fault> {
+        self.faults.drain(..).collect()
+    }
+}
