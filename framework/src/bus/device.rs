@@ -229,9 +229,10 @@ impl Device {
         let completion = bytes(layout.completion_entries, layout.completion_entry);
         let submission = self.alloc_shared(submission).map_err(dma)?;
         let completion = self.alloc_shared(completion).map_err(dma)?;
-        let register = |offset| {
-            let word = self.inner.bus.map(layout.region, offset, 4)?;
-            word.word32(0).map_err(bounds)
+        let register = |offset: u64| {
+            // Shared memory is aligned to 8 bytes, a doorbell to 4.
+            let memory = self.inner.bus.map(layout.region, offset - offset % 8, 8)?;
+            memory.word32((offset % 8) as usize).map_err(bounds)
         };
         let tail = register(layout.submission_doorbell)?;
         let head = register(layout.completion_doorbell)?;
