@@ -1,6 +1,7 @@
 //! The data path allocates nothing: a counting allocator watches the thread that submits.
 //!
 //! One test in this binary, so that nothing else runs on its threads.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail by panic")]
 
 mod common;
 
