@@ -16,6 +16,7 @@ pub struct QueueToken {
 
 impl QueueToken {
     /// Minted by the broker when it asks the driver to create a queue.
+    #[cfg(feature = "broker")]
     pub(crate) fn mint(queue: u16, partition: PartitionId) -> Self {
         Self { queue, partition }
     }
@@ -24,6 +25,12 @@ impl QueueToken {
     #[must_use]
     pub fn queue(&self) -> u16 {
         self.queue
+    }
+
+    /// The partition that the queue's commands can name.
+    #[must_use]
+    pub fn partition(&self) -> PartitionId {
+        self.partition
     }
 
     /// For the driver: the device has confirmed that it no longer uses the queue, its entries, or
@@ -59,7 +66,7 @@ impl Quiesced {
     }
 }
 
-/// Proof that the device was reset and uses no queue at all.
+/// Proof that the device was reset, or is gone, and uses no queue at all.
 #[derive(Debug)]
 pub struct Recovered(());
 
@@ -67,6 +74,13 @@ impl Recovered {
     /// For the driver, after a successful reset.
     #[must_use]
     pub fn by_reset() -> Self {
+        Self(())
+    }
+
+    /// A device that is not there any more reaches no memory. For the broker, when its bus says so.
+    #[cfg(feature = "broker")]
+    #[must_use]
+    pub(crate) fn by_removal() -> Self {
         Self(())
     }
 }
