@@ -1,1 +1,8 @@
 //! NVM Express for Doorbell: control plane driver, client API, and a software controller.
+//!
+//! * [`spec`]: layouts and numbers of the specification, shared by all of the below.
+//! * [`soft`]: the software controller.
+
+#[cfg(feature = "soft")]
+pub mod soft;
+pub mod spec;
