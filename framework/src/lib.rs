@@ -25,8 +25,8 @@
 
 pub use doorbell_queues as queues;
 
-// #[cfg(feature = "broker")]
-// pub mod broker;
+#[cfg(feature = "broker")]
+pub mod broker;
 pub mod bus;
 #[cfg(feature = "client")]
 pub mod client;
@@ -34,8 +34,8 @@ pub mod deadline;
 pub mod dma;
 #[cfg(feature = "broker")]
 pub mod driver;
-// #[cfg(all(feature = "broker", feature = "soft"))]
-// pub mod local;
+#[cfg(feature = "broker")]
+pub mod local;
 #[cfg(feature = "soft")]
 pub mod soft;
 pub mod spec;
@@ -46,6 +46,8 @@ pub mod wait;
 #[cfg(feature = "client")]
 pub mod wire;
 
+#[cfg(feature = "broker")]
+pub use broker::serve::{serve, serve_with};
 pub use deadline::{Deadline, TimedOut};
 pub use spec::DeviceSpec;
 pub use tier::Tier;

@@ -276,9 +276,10 @@ macro_rules! registers {
             (self.0 >> $low) & ($int::MAX >> ($int::BITS - 1 - ($high - $low)))
         }
         $(
-            $(#[$doc])*
-            ///
-            /// Bits of `value` beyond the field's width are cut off.
+            #[doc = concat!(
+                "The value with field `", stringify!($field),
+                "` changed; bits beyond the field's width are cut off."
+            )]
             #[must_use]
             #[allow(dead_code, reason = "not every driver uses every part of a table")]
             $vis const fn $with(self, value: $int) -> Self {
@@ -299,7 +300,7 @@ macro_rules! registers {
             (self.0 >> $bit) & 1 != 0
         }
         $(
-            $(#[$doc])*
+            #[doc = concat!("The value with bit `", stringify!($field), "` changed.")]
             #[must_use]
             #[allow(dead_code, reason = "not every driver uses every part of a table")]
             $vis const fn $with(self, value: bool) -> Self {

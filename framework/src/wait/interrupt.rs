@@ -66,7 +66,7 @@ impl QueueInterrupt {
             empty => {
                 self.line.watched.store(false, Ordering::Relaxed);
                 let source = Source(Arc::clone(&self.line));
-                let fd = AsyncFd::with_interest(source, Interest::READABLE).map_err(broken)?;
+                let fd = register(source).map_err(broken)?;
                 empty.insert(Registered { runtime: current, fd })
             }
         };
@@ -99,6 +99,14 @@ impl QueueInterrupt {
         hub.watch(&self.line);
         Poll::Pending
     }
+}
+
+#[allow(
+    deprecated,
+    reason = "its successor is unsafe, for types whose descriptor may change; `Source` owns its own"
+)]
+fn register(source: Source) -> std::io::Result<AsyncFd<Source>> {
+    AsyncFd::with_interest(source, Interest::READABLE)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "used as a function for map_err")]

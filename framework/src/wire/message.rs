@@ -263,6 +263,8 @@ pub enum EndCause {
     TimedOut,
     /// The broker is shutting down.
     Shutdown,
+    /// Its client gave it back.
+    Released,
 }
 
 impl From<EndCause> for EndReason {
@@ -273,6 +275,7 @@ impl From<EndCause> for EndReason {
             EndCause::DeviceGone => Self::DeviceGone,
             EndCause::TimedOut => Self::TimedOut,
             EndCause::Shutdown => Self::BrokerGone,
+            EndCause::Released => Self::Released,
         }
     }
 }

@@ -13,9 +13,9 @@ use super::Owner;
 /// [`SharedMem::cells`](super::SharedMem::cells) gives it.
 ///
 /// A cell is never lent out: [`write`](Self::write) and [`publish`](Self::publish) copy a value in,
-/// [`read`](Self::read) copies it out, each word as one atomic access. An index outside of the array
-/// is a defect of the caller and panics: both sides keep their indices below [`count`](Self::count)
-/// and never take one from the other side unchecked.
+/// [`read`](Self::read) copies it out, each eight bytes as one atomic access. An index outside of the
+/// array is a defect of the caller and panics: both sides keep their indices below
+/// [`count`](Self::count) and never take one from the other side unchecked.
 ///
 /// # Invariants
 /// * `base` is 8-byte aligned and valid for `count * size_of::<T>()` bytes while `_owner` lives, and
@@ -40,8 +40,6 @@ impl<T> fmt::Debug for Cells<T> {
 }
 
 impl<T: Pod> Cells<T> {
-    const WORDS: usize = size_of::<T>() / 8;
-
     /// # Safety
     /// The type's invariants.
     pub(super) unsafe fn new(base: NonNull<u64>, count: usize, owner: Owner) -> Self {
@@ -55,23 +53,11 @@ impl<T: Pod> Cells<T> {
         self.count
     }
 
-    #[inline]
-    fn cell(&self, index: usize) -> *mut u64 {
-        assert!(index < self.count, "a cell's index is inside the ring");
-        // SAFETY: `index < count`, so the cell lies inside the range.
-        unsafe { self.base.as_ptr().add(index * Self::WORDS) }
-    }
-
     /// Writes a cell, word by word in ascending order, each word as one relaxed store. The other
     /// side may look at it only after a later store with `Release`: a doorbell.
     #[inline]
     pub fn write(&self, index: usize, value: &T) {
-        let cell = self.cell(index);
-        for (i, word) in bytemuck::bytes_of(value).as_chunks::<8>().0.iter().enumerate() {
-            // SAFETY: `i < WORDS`; aligned (type invariant); only accessed atomically.
-            let at = unsafe { AtomicU64::from_ptr(cell.add(i)) };
-            at.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
-        }
+        CellArray::write(self, index, value);
     }
 
     /// Writes a cell for a reader that has no doorbell but waits for the word at byte `last` to
@@ -80,18 +66,7 @@ impl<T: Pod> Cells<T> {
     /// [`read`](Self::read).
     #[inline]
     pub fn publish(&self, index: usize, value: &T, last: usize) {
-        assert!(last < size_of::<T>(), "the last word lies in the cell");
-        let cell = self.cell(index);
-        let words = bytemuck::bytes_of(value).as_chunks::<8>().0;
-        for (i, word) in words.iter().enumerate().filter(|(i, _)| *i != last / 8) {
-            // SAFETY: `i < WORDS`; aligned (type invariant); only accessed atomically.
-            let at = unsafe { AtomicU64::from_ptr(cell.add(i)) };
-            at.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
-        }
-        // SAFETY: `last / 8 < WORDS` (checked above); aligned; only accessed atomically.
-        let at = unsafe { AtomicU64::from_ptr(cell.add(last / 8)) };
-        // Release: whoever sees this word with Acquire sees the words stored above.
-        at.store(u64::from_ne_bytes(words[last / 8]), Ordering::Release);
+        CellArray::publish(self, index, value, last);
     }
 
     /// Reads a cell, word by word. Read the word that the other side writes last with
@@ -100,55 +75,120 @@ impl<T: Pod> Cells<T> {
     #[inline]
     #[must_use]
     pub fn read(&self, index: usize) -> T {
-        let cell = self.cell(index);
-        let mut value = T::zeroed();
-        let words = bytemuck::bytes_of_mut(&mut value).as_chunks_mut::<8>().0;
-        for (i, word) in words.iter_mut().enumerate() {
-            // SAFETY: `i < WORDS`; aligned (type invariant); only accessed atomically.
-            let at = unsafe { AtomicU64::from_ptr(cell.add(i)) };
-            *word = at.load(Ordering::Relaxed).to_ne_bytes();
-        }
-        value
+        CellArray::read(self, index)
     }
 
     /// Reads the aligned 32-bit word at byte `offset` of a cell.
     #[inline]
     #[must_use]
     pub fn load_u32(&self, index: usize, offset: usize, order: Ordering) -> u32 {
-        assert!(offset.is_multiple_of(4) && offset < size_of::<T>(), "the word lies in the cell");
+        CellArray::load_u32(self, index, offset, order)
+    }
+}
+
+/// The words of one cell.
+///
+/// # Invariants
+/// `base` is aligned and valid for `size_of::<T>()` bytes for `'a`, which are only accessed
+/// atomically.
+#[derive(Clone, Copy)]
+pub(crate) struct Words<'a, T> {
+    base: NonNull<u64>,
+    _cells: PhantomData<&'a Cells<T>>,
+}
+
+impl<T: Pod> Words<'_, T> {
+    #[inline]
+    fn atomic(&self, word: usize) -> &AtomicU64 {
+        assert!(word < size_of::<T>() / 8, "the word lies in the cell");
+        // SAFETY: inside the cell (just checked), aligned and only accessed atomically (type
+        // invariant).
+        unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(word)) }
+    }
+}
+
+/// The words of one cell: of shared memory, or loom's in a model.
+pub(crate) trait CellWords: Copy {
+    fn load(self, word: usize, order: Ordering) -> u64;
+    fn store(self, word: usize, value: u64, order: Ordering);
+}
+
+impl<T: Pod> CellWords for Words<'_, T> {
+    #[inline]
+    fn load(self, word: usize, order: Ordering) -> u64 {
+        self.atomic(word).load(order)
+    }
+    #[inline]
+    fn store(self, word: usize, value: u64, order: Ordering) {
+        self.atomic(word).store(value, order);
+    }
+}
+
+/// How cells are written and read: on [`Cells`], and on loom's in a model, by the same code.
+pub(crate) trait CellArray<T: Pod> {
+    type Words<'a>: CellWords
+    where
+        Self: 'a;
+
+    fn count(&self) -> usize;
+
+    /// The words of the cell number `index`, which is below `count`.
+    fn words(&self, index: usize) -> Self::Words<'_>;
+
+    #[inline]
+    fn write(&self, index: usize, value: &T) {
+        let cell = self.words(index);
+        for (i, word) in bytemuck::bytes_of(value).as_chunks::<8>().0.iter().enumerate() {
+            cell.store(i, u64::from_ne_bytes(*word), Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn publish(&self, index: usize, value: &T, last: usize) {
+        let cell = self.words(index);
+        let words = bytemuck::bytes_of(value).as_chunks::<8>().0;
+        for (i, word) in words.iter().enumerate().filter(|(i, _)| *i != last / 8) {
+            cell.store(i, u64::from_ne_bytes(*word), Ordering::Relaxed);
+        }
+        // Release: whoever sees this word with Acquire sees the words stored above.
+        cell.store(last / 8, u64::from_ne_bytes(words[last / 8]), Ordering::Release);
+    }
+
+    #[inline]
+    fn read(&self, index: usize) -> T {
+        let cell = self.words(index);
+        let mut value = T::zeroed();
+        let words = bytemuck::bytes_of_mut(&mut value).as_chunks_mut::<8>().0;
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = cell.load(i, Ordering::Relaxed).to_ne_bytes();
+        }
+        value
+    }
+
+    #[inline]
+    fn load_u32(&self, index: usize, offset: usize, order: Ordering) -> u32 {
+        assert!(offset.is_multiple_of(4), "the word is aligned");
         // The eight bytes around the word, because that is how `publish` stores it: atomics of two
         // sizes must not race.
-        // SAFETY: `offset / 8 < WORDS`; aligned (type invariant); only accessed atomically.
-        let at = unsafe { AtomicU64::from_ptr(self.cell(index).add(offset / 8)) };
-        let halves = at.load(order).to_ne_bytes();
+        let halves = self.words(index).load(offset / 8, order).to_ne_bytes();
         let [a, b] = halves.as_chunks::<4>().0 else { return 0 };
         u32::from_ne_bytes(if offset.is_multiple_of(8) { *a } else { *b })
     }
 }
 
-/// What the rings need of an array of cells: [`Cells`], or loom's in a model.
-pub(crate) trait CellArray<T> {
-    fn count(&self) -> usize;
-    fn write(&self, index: usize, value: &T);
-    fn read(&self, index: usize) -> T;
-    fn load_u32(&self, index: usize, offset: usize, order: Ordering) -> u32;
-}
-
 impl<T: Pod> CellArray<T> for Cells<T> {
+    type Words<'a> = Words<'a, T>;
+
     #[inline]
     fn count(&self) -> usize {
-        Self::count(self)
+        self.count
     }
+
     #[inline]
-    fn write(&self, index: usize, value: &T) {
-        Self::write(self, index, value);
-    }
-    #[inline]
-    fn read(&self, index: usize) -> T {
-        Self::read(self, index)
-    }
-    #[inline]
-    fn load_u32(&self, index: usize, offset: usize, order: Ordering) -> u32 {
-        Self::load_u32(self, index, offset, order)
+    fn words(&self, index: usize) -> Words<'_, T> {
+        assert!(index < self.count, "a cell's index is inside the ring");
+        // SAFETY: `index < count`, so the cell lies inside the range.
+        let base = unsafe { self.base.add(index * (size_of::<T>() / 8)) };
+        Words { base, _cells: PhantomData }
     }
 }

@@ -13,7 +13,7 @@ use core::alloc::Layout;
 use core::any::Any;
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bytemuck::Pod;
 
@@ -25,6 +25,9 @@ mod tests;
 mod word;
 
 pub(crate) use cells::CellArray;
+#[cfg(test)]
+#[cfg(loom)]
+pub(crate) use cells::CellWords;
 pub use cells::Cells;
 pub use word::{Word, Word32};
 
@@ -204,6 +207,33 @@ impl SharedMem {
     /// Writes a value at any offset; the other side may see it torn until a later ordered store.
     pub fn write<T: Pod>(&self, offset: usize, value: &T) -> Result<(), OutOfBounds> {
         self.copy_in(offset, bytemuck::bytes_of(value))
+    }
+
+    /// Writes a value at a multiple of 8 for a reader that waits for the word at byte `last` to
+    /// change: as [`Cells::publish`], without cells. The size of `T` is a multiple of 8.
+    #[inline]
+    pub fn publish<T: Pod>(
+        &self,
+        offset: usize,
+        value: &T,
+        last: usize,
+    ) -> Result<(), OutOfBounds> {
+        let error = OutOfBounds { offset, len: size_of::<T>(), size: self.len };
+        let at = self.check(offset, size_of::<T>(), 8)?.cast::<u64>();
+        let words = bytemuck::bytes_of(value).as_chunks::<8>().0;
+        if words.len() * 8 != size_of::<T>() || last >= size_of::<T>() {
+            return Err(error);
+        }
+        let store = |i: usize, order| {
+            // SAFETY: word `i` of `T` is in bounds and aligned (just checked), and only ever accessed
+            // by means that tolerate races (type invariant).
+            let word = unsafe { AtomicU64::from_ptr(at.add(i).as_ptr()) };
+            word.store(u64::from_ne_bytes(words[i]), order);
+        };
+        (0..words.len()).filter(|i| *i != last / 8).for_each(|i| store(i, Ordering::Relaxed));
+        // Release: whoever sees this word with Acquire sees the words stored above.
+        store(last / 8, Ordering::Release);
+        Ok(())
     }
 
     /// Copies from this memory into `to`.
