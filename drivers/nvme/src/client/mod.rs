@@ -129,6 +129,18 @@ impl Nvme {
         Ok(Self { queue, pages, max_transfer, controller, namespaces, client })
     }
 
+    /// Opens a device for this program alone, without a broker process, and claims a queue of depth
+    /// 64: `soft:nvme,ram=64M`. More queues: [`Nvme::claim`] with [`Nvme::client`].
+    ///
+    /// # Errors
+    /// [`NvmeError::Local`] if the text names no device or the device does not come up; else as
+    /// [`Nvme::claim`].
+    #[cfg(feature = "driver")]
+    pub async fn open(spec: &str) -> Result<Self, NvmeError> {
+        let client = doorbell::local::open(spec, &crate::registry()).await?;
+        Self::claim(&client, QueueSpec::depth(64)).await
+    }
+
     /// The namespace `nsid`.
     ///
     /// # Errors

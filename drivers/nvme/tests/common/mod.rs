@@ -9,8 +9,7 @@ use std::time::Duration;
 use doorbell::broker::Broker;
 use doorbell::client::{Client, QueueSpec};
 use doorbell::dma::DmaBox;
-use doorbell::driver::Registry;
-use doorbell_nvme::{Nvme, NvmeDriver};
+use doorbell_nvme::Nvme;
 use tempfile::TempDir;
 
 /// A broker, its device, and a folder with its socket.
@@ -18,11 +17,6 @@ pub struct Rig {
     pub broker: Broker,
     pub socket: PathBuf,
     _dir: TempDir,
-}
-
-/// The drivers and models of these tests.
-pub fn registry() -> Registry {
-    Registry::new().driver::<NvmeDriver>().model("nvme", doorbell_nvme::soft::build)
 }
 
 /// A time limit for commands that are meant to run into it.
@@ -34,7 +28,7 @@ impl Rig {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("nvme.sock");
         let spec = format!("soft:nvme,{options}").parse().unwrap();
-        let broker = Broker::builder(registry()).device(spec).socket(&socket).start().unwrap();
+        let broker = Broker::builder(doorbell_nvme::registry()).device(spec).socket(&socket).start().unwrap();
         Self { broker, socket, _dir: dir }
     }
 
