@@ -6,6 +6,7 @@
 //! * [`admin`]: what clients ask of the driver, and its answers.
 //! * [`client`] (feature `client`): namespaces, reads and writes.
 //! * [`driver`] (feature `driver`): the control plane, which runs in a broker.
+//! * [`soft`] (feature `soft`): the software controller.
 //!
 //! Clauses are those of *NVM Express Base Specification 2.0* ("base 2.0"), *NVM Express NVM Command
 //! Set Specification 1.0* and *NVMe over PCIe Transport Specification 1.0*.
@@ -20,6 +21,8 @@ pub mod driver;
 pub mod protocol;
 #[cfg(any(feature = "client", feature = "driver"))]
 pub mod prp;
+#[cfg(feature = "soft")]
+pub mod soft;
 pub mod spec;
 
 #[cfg(any(feature = "client", feature = "driver"))]

@@ -84,6 +84,8 @@ async fn await_status(
 }
 
 /// Disables the controller: a controller reset (base 2.0, 3.7.2). All of its queues are gone then.
+/// `settle` first waits for a controller that is being enabled, as the specification wants it; not
+/// for one that was waited for in vain already.
 ///
 /// # Errors
 /// `TimedOut` if CSTS.RDY does not fall, `Gone` if CSTS reads all ones.
@@ -92,6 +94,7 @@ pub(super) async fn disable(
     regs: &Registers,
     limits: &Limits,
     deadline: Option<Deadline>,
+    settle: bool,
 ) -> Result<(), DriverError> {
     let cc = regs.cc()?;
     let csts = regs.csts()?;
@@ -99,7 +102,7 @@ pub(super) async fn disable(
         Some(deadline) => Deadline::after(own.min(deadline.remaining())),
         None => Deadline::after(own),
     };
-    if cc.en() && !csts.rdy() && !csts.cfs() {
+    if settle && cc.en() && !csts.rdy() && !csts.cfs() {
         // It is being enabled just now: EN must not be cleared before RDY followed it (base 2.0,
         // 3.1.3.5). If RDY does not come, clearing EN is all the same the only way out.
         let up = await_status(device, regs, bounded(limits.ready), ENABLING, false, |csts| {

@@ -105,7 +105,9 @@ impl Driver for NvmeDriver {
         queue: QueueToken,
         deadline: Deadline,
     ) -> Result<Quiesced, (QueueToken, DriverError)> {
-        let admin = match self.shared.admin() {
+        // A controller that is gone or has failed deletes nothing: the broker need not wait for that.
+        let alive = bringup::check_alive(self.shared.name(), &self.shared.regs);
+        let admin = match alive.and_then(|()| self.shared.admin()) {
             Ok(admin) => admin,
             Err(error) => return Err((queue, error)),
         };
@@ -127,6 +129,7 @@ impl Driver for NvmeDriver {
     }
 
     async fn admin(&self, who: &Who, operation: NvmeAdmin) -> Result<NvmeReply, DriverError> {
+        self.shared.unstick().await?;
         ops::execute(&self.shared, who, operation).await
     }
 

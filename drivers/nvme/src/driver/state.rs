@@ -25,6 +25,9 @@ use crate::spec::{AdminOpcode, FeatureId, Sqe};
 /// Most I/O queue pairs that are asked for.
 const QUEUES: u16 = 1024;
 
+/// How long a reset that the driver does of its own accord may take.
+const UNSTICK: Duration = Duration::from_secs(60);
+
 /// How long a shutdown may take if the controller does not say (RTD3E is 0).
 pub(super) const SHUTDOWN: Duration = Duration::from_secs(10);
 
@@ -50,6 +53,8 @@ pub(super) struct Shared {
     pub(super) queues: IoQueues,
     /// The controller does not complete admin commands: nothing can be done until the next reset.
     stuck: Cell<bool>,
+    /// A reset is under way.
+    resetting: Cell<bool>,
     /// A Format is under way.
     formatting: Cell<bool>,
     /// What is known of the namespaces is out of date.
@@ -59,6 +64,15 @@ pub(super) struct Shared {
 /// A Format under way; no I/O queue is created meanwhile. However it ends, what is known of the
 /// namespaces is out of date then.
 pub(super) struct Formatting<'a>(&'a Shared);
+
+/// A reset under way.
+struct Resetting<'a>(&'a Cell<bool>);
+
+impl Drop for Resetting<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
 
 impl Drop for Formatting<'_> {
     fn drop(&mut self) {
@@ -82,10 +96,11 @@ impl Shared {
             namespaces: RefCell::new(BTreeMap::new()),
             queues: IoQueues::default(),
             stuck: Cell::new(false),
+            resetting: Cell::new(false),
             formatting: Cell::new(false),
             stale: Cell::new(false),
         });
-        bringup::disable(&shared.name, &shared.regs, &shared.limits, None).await?;
+        bringup::disable(&shared.name, &shared.regs, &shared.limits, None, true).await?;
         shared.bring_up(None).await?;
         Ok(shared)
     }
@@ -129,9 +144,20 @@ impl Shared {
         }
     }
 
+    /// Resets a controller that is stuck, if nobody's queue is lost by that. With queues it is for
+    /// the broker to do: their clients must be told.
+    pub(super) async fn unstick(self: &Rc<Self>) -> Result<(), DriverError> {
+        if !self.stuck.get() || self.resetting.get() || !self.queues.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(device = %self.name, "the admin queue is stuck and no queue exists: resetting");
+        self.reset(Deadline::after(UNSTICK)).await
+    }
+
     /// Creates an I/O queue pair.
-    pub(super) async fn create_queue(&self, new: NewPair) -> Result<(), DriverError> {
+    pub(super) async fn create_queue(self: &Rc<Self>, new: NewPair) -> Result<(), DriverError> {
         let step = "creating an I/O queue pair";
+        self.unstick().await?;
         if self.formatting.get() {
             return Err(broken(&self.name, step, "a namespace is being formatted; try again later"));
         }
@@ -198,7 +224,7 @@ impl Shared {
                 Ok(())
             }
             Err(error) => {
-                let off = bringup::disable(&self.name, &self.regs, limits, None).await;
+                let off = bringup::disable(&self.name, &self.regs, limits, None, false).await;
                 match off {
                     Ok(()) => admin.end(EndReason::DeviceReset, true),
                     Err(off) => {
@@ -270,15 +296,21 @@ impl Shared {
     }
 
     /// Resets the controller and brings it up without I/O queues. The admin queue's memory is freed
-    /// only once the controller has confirmed that it stopped.
+    /// only once the controller has confirmed that it stopped. One reset at a time: another waits.
     pub(super) async fn reset(self: &Rc<Self>, deadline: Deadline) -> Result<(), DriverError> {
+        while self.resetting.get() {
+            deadline.check(|| format!("device {}: another reset to end", self.name))?;
+            rt::sleep(Duration::from_millis(1)).await;
+        }
+        self.resetting.set(true);
+        let _over = Resetting(&self.resetting);
         let old = self.take_down(EndReason::DeviceReset);
         let stopped =
-            bringup::disable(&self.name, &self.regs, &self.limits, Some(deadline)).await;
+            bringup::disable(&self.name, &self.regs, &self.limits, Some(deadline), true).await;
         if let Err(error) = stopped {
             tracing::warn!(device = %self.name, %error, "resetting the whole function instead");
-            // Kept: only after this does the device not use it for sure.
             if let Err(error) = self.reset_function(deadline).await {
+                // The controller may still use its memory: it is never used for anything else.
                 std::mem::forget(old);
                 return Err(error);
             }
@@ -293,7 +325,7 @@ impl Shared {
 
     async fn reset_function(&self, deadline: Deadline) -> Result<(), DriverError> {
         self.device.reset(deadline)?;
-        bringup::disable(&self.name, &self.regs, &self.limits, Some(deadline)).await
+        bringup::disable(&self.name, &self.regs, &self.limits, Some(deadline), true).await
     }
 
     /// The device is gone: whoever waits for it is told.
@@ -307,7 +339,7 @@ impl Shared {
         let limit = self.shutdown_limit().min(deadline.remaining());
         let old = self.take_down(EndReason::Released);
         let down = bringup::shut_down(&self.name, &self.regs, Deadline::after(limit)).await;
-        let off = bringup::disable(&self.name, &self.regs, &self.limits, Some(deadline)).await;
+        let off = bringup::disable(&self.name, &self.regs, &self.limits, Some(deadline), true).await;
         match off {
             Ok(()) => {
                 self.queues.clear();

@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+pub use super::text::{set_text, text};
+
 codes! {
     /// Controller or Namespace Structure (base 5.17.1).
     pub struct Cns {
@@ -109,7 +111,7 @@ pub struct IdentifyController {
     pub rtd3r: u32,
     /// RTD3 entry latency, in microseconds: how long a shutdown may take.
     pub rtd3e: u32,
-    /// Optional asynchronous events supported. Bit 8: namespace attribute notices.
+    /// Optional asynchronous events supported: see [`oaes`].
     pub oaes: u32,
     /// Controller attributes.
     pub ctratt: u32,
@@ -131,7 +133,7 @@ pub struct IdentifyController {
     pub vwci: u8,
     /// Management endpoint capabilities.
     pub mec: u8,
-    /// Optional admin command support. Bit 1: Format NVM; bit 8: Doorbell Buffer Config.
+    /// Optional admin command support: see [`oacs`].
     pub oacs: u16,
     /// Abort command limit, 0's based.
     pub acl: u8,
@@ -139,7 +141,7 @@ pub struct IdentifyController {
     pub aerl: u8,
     /// Firmware updates: bit 0 slot 1 read-only, bits 1 to 3 number of slots.
     pub frmw: u8,
-    /// Log page attributes. Bit 1: effects log; bit 2: extended data (offset, NUMDU).
+    /// Log page attributes: see [`lpa`].
     pub lpa: u8,
     /// Error log page entries, 0's based.
     pub elpe: u8,
@@ -256,6 +258,27 @@ pub struct IdentifyController {
     pub vendor: [u8; 1024],
 }
 
+/// Bits of [`IdentifyController::oaes`], the same as in Asynchronous Event Configuration (base
+/// 5.17.2.1 and 5.27.1.8).
+pub mod oaes {
+    /// Namespace Attribute Notices.
+    pub const NAMESPACE_ATTRIBUTE: u32 = 1 << 8;
+    /// Firmware Activation Notices.
+    pub const FIRMWARE_ACTIVATION: u32 = 1 << 9;
+}
+
+/// Bits of [`IdentifyController::lpa`] (base 5.17.2.1).
+pub mod lpa {
+    /// A SMART log per namespace.
+    pub const SMART_PER_NAMESPACE: u8 = 1 << 0;
+    /// Commands Supported and Effects.
+    pub const EFFECTS: u8 = 1 << 1;
+    /// Offsets and 32-bit lengths in Get Log Page.
+    pub const EXTENDED: u8 = 1 << 2;
+    /// Supported Log Pages and the effects logs' scopes.
+    pub const SUPPORTED_PAGES: u8 = 1 << 5;
+}
+
 /// Bits of [`IdentifyController::oacs`] (base 5.17.2.1).
 pub mod oacs {
     /// Format NVM.
@@ -307,21 +330,6 @@ impl IdentifyController {
     }
 }
 
-/// Text of a fixed-width ASCII field: padding and what is not printable is left out.
-#[must_use]
-pub fn text(field: &[u8]) -> String {
-    let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
-    let clean = |byte: &u8| if (0x20..0x7f).contains(byte) { char::from(*byte) } else { '?' };
-    field[..end].iter().map(clean).collect::<String>().trim_end().to_owned()
-}
-
-/// Fills a fixed-width ASCII field, padded with spaces (base 1.3: "ASCII string").
-pub fn set_text(field: &mut [u8], text: &str) {
-    field.fill(b' ');
-    let printable = text.bytes().map(|byte| if (0x20..0x7f).contains(&byte) { byte } else { b'?' });
-    field.iter_mut().zip(printable).for_each(|(to, from)| *to = from);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,15 +373,6 @@ mod tests {
             (offset_of!(IdentifyController, vendor), 3072),
         ];
         offsets.iter().for_each(|(is, must)| assert_eq!(is, must));
-    }
-
-    #[test]
-    fn text_fields_pad_and_trim() {
-        let mut field = [0; 8];
-        set_text(&mut field, "ab\u{e9}");
-        assert_eq!(&field, b"ab??    ");
-        assert_eq!(text(&field), "ab??");
-        assert_eq!(text(b"nqn.x\0\0\0"), "nqn.x");
     }
 
     #[test]

@@ -21,6 +21,8 @@ codes! {
         SELF_TEST = 0x06;
         /// Feature Identifiers Supported and Effects (base 5.16.1.17).
         FEATURE_EFFECTS = 0x12;
+        /// NVMe-MI Commands Supported and Effects (base 5.16.1.18).
+        MI_EFFECTS = 0x13;
     }
 }
 
@@ -156,6 +158,8 @@ bitfields! {
         ccc, with_ccc: 4..5 as bool;
         /// Command submission and execution: 1 no other command to the same namespace, 2 to any.
         cse, with_cse: 16..19 as u8;
+        /// Scope: see [`scope`].
+        csp, with_csp: 20..32 as u16;
     }
 
     /// An entry of the Supported Log Pages log (base 5.16.1.1), one per log page identifier.
@@ -173,9 +177,17 @@ bitfields! {
         fsupp, with_fsupp: 0..1 as bool;
         /// User data content change.
         udcc, with_udcc: 1..2 as bool;
-        /// Scope, bit 0 namespace and bit 1 controller (bits 20 and 21 of the entry).
-        scope, with_scope: 20..32 as u16;
+        /// Scope: see [`scope`].
+        fsp, with_fsp: 20..32 as u16;
     }
+}
+
+/// Bits of the scope fields in the effects logs (base 5.16.1.6 and 5.16.1.17).
+pub mod scope {
+    /// A namespace.
+    pub const NAMESPACE: u16 = 1 << 0;
+    /// The controller.
+    pub const CONTROLLER: u16 = 1 << 1;
 }
 
 /// A 128-bit number of the logs.

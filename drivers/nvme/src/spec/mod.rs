@@ -26,6 +26,7 @@ pub mod opcode;
 pub mod regs;
 pub mod status;
 pub mod status_name;
+mod text;
 
 pub use command::{DsmRange, Prp};
 pub use entry::{Cqe, Sqe};
@@ -35,7 +36,7 @@ pub use identify::{Cns, IdentifyController};
 pub use identify_ns::{IdentifyNamespace, LbaFormat};
 pub use log::{ErrorLogEntry, LogId, SmartLog};
 pub use opcode::{AdminOpcode, IoOpcode};
-pub use regs::{Aqa, Cap, Cc, Csts, Version};
+pub use regs::{Aqa, Cap, Cc, Crto, Csts, Version};
 pub use status::Status;
 
 /// The namespace identifier that means "all namespaces" (base 3.2.1.1).

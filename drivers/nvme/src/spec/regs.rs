@@ -126,6 +126,14 @@ bitfields! {
         /// Admin Completion Queue Size, 0's based: 1 to 4095.
         acqs, with_acqs: 16..28 as u16;
     }
+
+    /// Controller Ready Timeouts (base 3.1.3.20).
+    pub struct Crto(u32) {
+        /// Controller Ready With Media Timeout, in units of 500 ms.
+        crwmt, with_crwmt: 0..16 as u16;
+        /// Controller Ready Independent of Media Timeout, in units of 500 ms.
+        crimt, with_crimt: 16..32 as u16;
+    }
 }
 
 /// Values of [`Cc::css`] (base 3.1.3.5).
