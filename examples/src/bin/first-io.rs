@@ -22,11 +22,11 @@ async fn write_and_read_back(socket: Option<String>) -> Result<()> {
         None => Nvme::open("soft:nvme,ram=64M").await?,
     };
     // The last namespace: a broker of `doorbell demo` keeps its file system in the first one.
-    let nsid = nvme.info().namespaces.last().map_or(1, |namespace| namespace.nsid);
+    let nsid = nvme.namespaces().last().map_or(1, |namespace| namespace.nsid);
     let ns = nvme.namespace(nsid)?;
     println!("namespace {nsid}: {} blocks of {} bytes", ns.blocks(), ns.block_size());
 
-    let mut buffer = nvme.client().dma().alloc(4096)?;
+    let mut buffer = nvme.dma().alloc(4096)?;
     buffer.fill(0xd0);
     let mut buffer = ns.write(Lba(8), buffer).await?; // the buffer travels with the command
     ns.flush().await?;
