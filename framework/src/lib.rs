@@ -25,27 +25,29 @@
 
 pub use doorbell_queues as queues;
 
-// #[cfg(feature = "broker")]
-// pub mod broker;
+#[cfg(feature = "broker")]
+pub mod broker;
 pub mod bus;
-// #[cfg(feature = "client")]
-// pub mod client;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod deadline;
 pub mod dma;
 #[cfg(feature = "broker")]
 pub mod driver;
-// #[cfg(all(feature = "broker", feature = "soft"))]
-// pub mod local;
+#[cfg(feature = "broker")]
+pub mod local;
 #[cfg(feature = "soft")]
 pub mod soft;
 pub mod spec;
 pub mod tier;
 pub mod topology;
-// #[cfg(feature = "client")]
-// pub mod wait;
-// #[cfg(feature = "client")]
-// pub mod wire;
+#[cfg(feature = "client")]
+pub mod wait;
+#[cfg(feature = "client")]
+pub mod wire;
 
+#[cfg(feature = "broker")]
+pub use broker::serve::{serve, serve_with};
 pub use deadline::{Deadline, TimedOut};
 pub use spec::DeviceSpec;
 pub use tier::Tier;

@@ -11,7 +11,13 @@
 //! | store doorbell; full fence; load asleep | store asleep = 1; full fence; load doorbell |
 //!
 //! With a full fence on both sides at least one of the two loads sees the other side's store, so
-//! either the host kicks or the device sees the new tail and stays awake.
+//! either the host kicks or the device sees the new tail and stays awake. (E. W. Dijkstra,
+//! "Cooperating sequential processes", 1965, section 2.1, of T. J. Dekker's algorithm; the fences
+//! are what a machine with store buffers needs in addition.) A loom model explores all
+//! interleavings, and that either fence left out loses a wake-up.
+//!
+//! What it does not do: a doorbell is written, never read; and nothing here says whether a kick
+//! arrived. [`fall_asleep`] and [`wake_up`] are the device's half, for software devices.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -26,11 +32,17 @@ use crate::mem::{Word, Word32};
 
 /// Wakes a sleeping device; an eventfd in the framework.
 pub trait Kick: Send + Sync {
-    /// Wakes the device's thread. May be called at any time and any number of times.
+    /// Wakes the device's thread. May be called at any time and any number of times; a kick that
+    /// comes before the device sleeps must keep it from sleeping (an eventfd does). It is called by
+    /// whoever flushes, so it should not block.
     fn kick(&self);
 }
 
 /// How to wake the device behind a doorbell.
+///
+/// # Invariants
+/// The device writes `asleep`, the host only reads it; whoever sees it set after storing a doorbell
+/// kicks.
 #[derive(Clone)]
 pub struct Wake {
     asleep: Word32,
@@ -65,22 +77,39 @@ impl Doorbell {
         Self { register, wake }
     }
 
-    /// Tells the device the new tail or head. Everything written to the ring before is visible to
-    /// the device before the new value is.
+    /// Tells the device the new tail or head, and wakes it if it sleeps. Everything written to the
+    /// ring before is visible to the device before the new value is.
     #[inline]
     pub fn ring(&self, value: u32) {
+        if self.store(value) {
+            self.kick();
+        }
+    }
+
+    /// First half of [`ring`](Self::ring): true if the device sleeps and [`kick`](Self::kick) must
+    /// follow. For a caller that must not run the kick's code yet.
+    #[inline]
+    pub(crate) fn store(&self, value: u32) -> bool {
         match &self.wake {
-            None => publish(&self.register, value),
-            Some(wake) => {
-                if ring_word(&self.register, &wake.asleep, value) {
-                    wake.kick.kick();
-                }
+            None => {
+                publish(&self.register, value);
+                false
             }
+            Some(wake) => ring_word(&self.register, &wake.asleep, value),
+        }
+    }
+
+    /// Second half: wakes the device, where it can sleep.
+    #[cold]
+    pub(crate) fn kick(&self) {
+        if let Some(wake) = &self.wake {
+            wake.kick.kick();
         }
     }
 }
 
-/// Stores a doorbell value after everything that was written to the ring.
+/// Stores a doorbell value after everything that was written to the ring. The ring must lie in
+/// write-back memory (DMA memory, a memfd); a write-combining one would need a store fence here.
 #[inline]
 pub fn publish<W: Word>(register: &W, value: u32) {
     // Release: the entries (relaxed stores) must be visible before the value that covers them. On
@@ -99,7 +128,7 @@ pub fn ring_word<W: Word>(register: &W, asleep: &W, value: u32) -> bool {
 }
 
 /// Device side: announces sleep. The caller must look at every doorbell once more after this, and
-/// sleep only if there is nothing new.
+/// sleep only if there is nothing new; then [`wake_up`], whether it slept or not.
 #[inline]
 pub fn fall_asleep<W: Word>(asleep: &W) {
     asleep.store(1, Ordering::Relaxed);

@@ -12,19 +12,23 @@ use crate::wait::WaitError;
 pub enum Violation {
     /// A completion with a tag whose slot does not exist or is not in flight.
     UnknownTag(Tag),
-    /// A completion with a tag of an earlier generation of its slot.
+    /// A completion with a tag of another generation of its slot: of a command that had completed
+    /// already, or that never was.
     StaleTag(Tag),
     /// A completion that reports a submission queue head outside of what was submitted.
     ImpossibleHead {
-        /// The head that was reported.
+        /// The head that was reported, an index into the submission ring.
         reported: u16,
-        /// The head before it.
+        /// The head reported before it.
         last: u16,
         /// The tail that the device was given.
         tail: u16,
     },
     /// The entry after the head has the new phase and the entry at the head has not: completions
-    /// were written out of order, or with the wrong phase.
+    /// were written out of order, or with the wrong phase. Found when a future parks and now and
+    /// then by [`reap`](crate::Queue::reap) on an empty ring. (A device that gets the phase of its
+    /// newest completion wrong and writes none after it looks like one that has not completed it:
+    /// that is for the command's time limit.)
     PhaseOutOfOrder {
         /// Index of the entry at the head.
         head: u16,
@@ -35,7 +39,9 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownTag(tag) => write!(f, "completed command {tag}, which is not in flight"),
-            Self::StaleTag(tag) => write!(f, "completed command {tag} a second time"),
+            Self::StaleTag(tag) => {
+                write!(f, "completed command {tag}, which had completed before or never was")
+            }
             Self::ImpossibleHead { reported, last, tail } => {
                 write!(f, "reported submission queue head {reported}, outside of {last}..={tail}")
             }
@@ -100,6 +106,8 @@ pub enum RejectReason {
     Ended(QueueError),
 }
 
+impl core::error::Error for RejectReason {}
+
 impl fmt::Display for RejectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -109,7 +117,8 @@ impl fmt::Display for RejectReason {
     }
 }
 
-/// An entry was not submitted; the buffer comes back.
+/// An entry was not submitted; the buffer comes back. (It is no [`Error`](core::error::Error),
+/// because that a buffer is not dropped unseen is the point of it; its `reason` is one.)
 pub struct Rejected<B> {
     /// Why.
     pub reason: RejectReason,
@@ -123,7 +132,7 @@ impl<B> fmt::Debug for Rejected<B> {
     }
 }
 
-/// A command's outcome will never be known.
+/// A command's outcome will never be known: it may have been executed or not.
 pub struct Lost<B> {
     /// Why.
     pub error: QueueError,

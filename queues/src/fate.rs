@@ -1,7 +1,20 @@
 //! Why a queue ended: one word that another thread sets and the queue's thread reads.
+//!
+//! A one-shot flag with a value: the first writer's compare-and-swap wins, later ones may only add
+//! `QUIESCED`. Each write releases and each read acquires, and all writes are read-modify-writes, so
+//! a reader that sees a reason or `QUIESCED` sees everything that its writer did before, whoever
+//! wrote in between (C++20 release sequences).
+//!
+//! What it does not do: it wakes nobody. Whoever ends a queue from another thread also wakes the
+//! tasks that are parked on its [`Interrupt`](crate::Interrupt).
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
+
+#[cfg(not(loom))]
+use core::sync::atomic::AtomicU32;
+#[cfg(loom)]
+use loom::sync::atomic::AtomicU32;
 
 /// Why a queue takes no more entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,8 +95,8 @@ impl Fate {
             Ordering::Release,
             Ordering::Relaxed,
         );
-        if first.is_err() {
-            self.word.fetch_or(flag, Ordering::Release);
+        if first.is_err() && quiesced {
+            self.word.fetch_or(QUIESCED, Ordering::Release);
         }
     }
 
@@ -106,6 +119,7 @@ impl Fate {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

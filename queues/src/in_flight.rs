@@ -6,22 +6,31 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 
-use crate::error::Lost;
+use crate::error::{Lost, QueueError};
 use crate::protocol::{QueueProtocol, Tag};
-use crate::queue::Queue;
+use crate::queue::{Queue, ROUNDS};
 use crate::wait::Parked;
 
 /// A command that the device has, or will have at the next flush.
 ///
-/// Polling it tells the device of everything submitted, reaps the queue for everyone, spins within
-/// the queue's budget, then arms the interrupt and parks. Dropping it orphans the command: the
-/// device finishes it, and its buffer returns to its owner at the completion.
+/// Polling it tells the device of everything submitted and reaps the queue for everyone. It spins
+/// within the queue's budget; if completions came, but only for others, it lets those run and asks
+/// to be polled again; if none came, it arms the interrupt, looks once more, and parks.
+///
+/// Dropping it orphans the command: the device finishes it, and its buffer is dropped at the
+/// completion. Leaking it (`mem::forget`) costs its slot and its buffer for as long as the queue
+/// lives, and nothing else.
+///
+/// The output is the outcome with the buffer, or [`Lost`] if the queue ended or can no longer be
+/// waited for. Polling it again after that is a defect of the caller and panics.
 #[must_use = "a command that nobody awaits is only submitted at the next flush, and its outcome lost"]
 pub struct InFlight<'q, P: QueueProtocol, B> {
     queue: &'q Queue<P, B>,
-    parked: Parked,
-    done: bool,
+    /// [`Parked::since`], across polls.
+    since: Option<u64>,
     tag: Tag,
+    /// Invariant: until it is true the slot of `tag` is this future's.
+    done: bool,
 }
 
 impl<P: QueueProtocol, B> fmt::Debug for InFlight<'_, P, B> {
@@ -30,10 +39,12 @@ impl<P: QueueProtocol, B> fmt::Debug for InFlight<'_, P, B> {
     }
 }
 
+type Output<P, B> = Result<(<P as QueueProtocol>::Outcome, B), Lost<B>>;
+
 impl<'q, P: QueueProtocol, B> InFlight<'q, P, B> {
     #[inline]
     pub(crate) fn new(queue: &'q Queue<P, B>, tag: Tag) -> Self {
-        Self { queue, parked: Parked { tag: Some(tag), since: None }, done: false, tag }
+        Self { queue, since: None, tag, done: false }
     }
 
     /// The command's tag, for an abort.
@@ -45,76 +56,71 @@ impl<'q, P: QueueProtocol, B> InFlight<'q, P, B> {
     fn take(&mut self) -> Option<(P::Outcome, B)> {
         let taken = self.queue.take_done(self.tag)?;
         self.done = true;
-        self.queue.slot_freed();
         Some(taken)
     }
 
+    /// The queue failed; but the command may have completed before it did.
     #[cold]
-    fn lost(&mut self, error: crate::QueueError) -> Lost<B> {
-        self.done = true;
-        let buffer = self.queue.take_lost(self.tag);
-        if buffer.is_none() {
-            // Should its completion come after all, the slot and the buffer are free again.
-            drop(self.queue.orphan(self.tag));
+    fn failed(&mut self, error: QueueError) -> Output<P, B> {
+        if let Some(taken) = self.take() {
+            return Ok(taken);
         }
-        Lost { error, buffer }
+        self.done = true;
+        Err(Lost { error, buffer: self.queue.abandon(self.tag) })
     }
 
-    /// Looks at the ring until the command is done or the budget is used up.
-    #[inline]
-    fn spin(&mut self) -> Result<Option<(P::Outcome, B)>, Lost<B>> {
-        let budget = self.queue.spin_begin();
-        for looks in 0..=budget {
-            match self.queue.poll(usize::MAX) {
-                Ok(0) => core::hint::spin_loop(),
-                Ok(_) => {
-                    if let Some(taken) = self.take() {
-                        self.queue.spin_ended(Some(looks));
-                        return Ok(Some(taken));
-                    }
+    /// The budget is used up: waits for the interrupt.
+    #[cold]
+    fn park(&mut self, cx: &mut Context<'_>) -> Poll<Output<P, B>> {
+        let mut parked = Parked { tag: Some(self.tag), since: self.since };
+        for _ in 0..ROUNDS {
+            let fired = self.queue.park(cx, &mut parked);
+            self.since = parked.since;
+            let looked = match fired {
+                // Nobody else looks at the ring between the park and the waker, but for code of
+                // others that these two call: then it is done already.
+                Poll::Pending if self.queue.set_waker(self.tag, cx.waker()) => {
+                    return Poll::Pending;
                 }
-                Err(error) => return Err(self.lost(error)),
+                Poll::Pending => Ok(0),
+                Poll::Ready(Ok(())) => self.queue.look(usize::MAX, Some(self.tag), None::<fn(_)>),
+                Poll::Ready(Err(error)) => Err(error),
+            };
+            if let Err(error) = looked {
+                return Poll::Ready(self.failed(error));
+            }
+            if let Some(taken) = self.take() {
+                return Poll::Ready(Ok(taken));
             }
         }
-        self.queue.spin_ended(None);
-        Ok(None)
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
 impl<P: QueueProtocol, B> Future for InFlight<'_, P, B> {
-    type Output = Result<(P::Outcome, B), Lost<B>>;
+    type Output = Output<P, B>;
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        assert!(!this.done, "a future must not be polled after it was ready");
+        assert!(!this.done, "a future is not polled again after it was ready");
         this.queue.flush();
         if let Some(taken) = this.take() {
             return Poll::Ready(Ok(taken));
         }
-        match this.spin() {
-            Ok(Some(taken)) => return Poll::Ready(Ok(taken)),
-            Ok(None) => {}
-            Err(lost) => return Poll::Ready(Err(lost)),
+        match this.queue.spin(Some(this.tag)) {
+            Ok(false) => return this.park(cx),
+            Ok(true) => {}
+            Err(error) => return Poll::Ready(this.failed(error)),
         }
-        loop {
-            if let Some(error) = this.queue.ended() {
-                return Poll::Ready(Err(this.lost(error)));
-            }
-            this.queue.set_waker(this.tag, cx.waker());
-            match this.queue.park(cx, &mut this.parked) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(this.lost(error))),
-                Poll::Ready(Ok(())) => {}
-            }
-            match this.queue.poll(usize::MAX) {
-                Ok(_) => {}
-                Err(error) => return Poll::Ready(Err(this.lost(error))),
-            }
-            if let Some(taken) = this.take() {
-                return Poll::Ready(Ok(taken));
-            }
+        if let Some(taken) = this.take() {
+            return Poll::Ready(Ok(taken));
         }
+        // What came is for others. Spinning on would hold them up, and the interrupt need not be
+        // asked for while completions come: back to the end of the executor's line.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -124,10 +130,7 @@ impl<P: QueueProtocol, B> Drop for InFlight<'_, P, B> {
             // Submitted entries must reach the device even if nobody ever polls, or the slot and
             // its buffer would be lost to the queue.
             self.queue.flush();
-            if let Some((_, buffer)) = self.queue.orphan(self.tag) {
-                drop(buffer);
-                self.queue.slot_freed();
-            }
+            drop(self.queue.abandon(self.tag));
         }
     }
 }

@@ -8,7 +8,7 @@
 //!   module with `unsafe` code.
 //! * [`protocol`]: [`QueueProtocol`], what a driver's author says about entries and completions.
 //! * [`doorbell`]: one aligned 32-bit store, and the wake-up of a software device that sleeps.
-//! * [`ring`]: the submission ring's tail and the completion ring's head and phase.
+//! * `ring`: the submission ring's tail and the completion ring's head and phase.
 //! * [`slots`]: command slots; a tag is a slot plus a generation, so a stale completion is caught.
 //! * [`queue`]: [`Queue`], `Single` mode: one thread at a time (`!Sync`), no locks, no allocation.
 //! * [`in_flight`]: futures that own their buffer.
@@ -26,13 +26,20 @@ pub mod doorbell;
 pub mod error;
 pub mod fate;
 pub mod in_flight;
+#[cfg(test)]
+#[cfg(loom)]
+mod loom_models;
 #[allow(unsafe_code, reason = "raw views of device-shared memory: each site lists its obligations")]
 pub mod mem;
 pub mod protocol;
 pub mod queue;
-pub mod ring;
+mod ring;
 pub mod slots;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod testing;
 pub mod wait;
+mod waiters;
 
 pub use doorbell::{Doorbell, Kick, Wake};
 pub use error::{BadGeometry, Lost, QueueError, RejectReason, Rejected, Violation};

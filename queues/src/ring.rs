@@ -1,54 +1,75 @@
 //! The two rings of a queue, seen from the host.
 //!
-//! The classic producer and consumer indices of a PCIe queue (NVMe base 2.0, 3.3.1): the host owns
-//! the submission tail and the completion head and tells the device through doorbells; the device
-//! tells new completions by the phase bit, which flips on each pass over the ring.
+//! The classic producer and consumer indices of a PCIe queue (NVM Express base 2.0, 3.3.1): the host
+//! owns the submission tail and the completion head and tells the device through doorbells; the
+//! device tells new completions by the phase bit, which flips on each pass over the ring.
 //!
-//! Neither ring can overflow: a queue has fewer slots than either ring has entries, every entry
-//! that the device has not fetched belongs to a slot in flight, and the completion head is always
-//! told before the submission tail that re-uses its slots.
+//! Two threads (or a thread and a device) touch a ring, each index has one writer, and there are two
+//! points of publication; loom runs this very code with cells of its own:
+//!
+//! * host to device: entries are relaxed stores, the doorbell that covers them is a `Release` store
+//!   ([`crate::doorbell::publish`]); the device loads it with `Acquire`, then reads entries;
+//! * device to host: the word with the phase is stored last with `Release`
+//!   ([`Cells::publish`]); the host loads it with `Acquire`, then reads the rest.
+//!
+//! Neither ring can overflow, whatever order the device completes in:
+//! * submission: a queue has fewer slots than the ring has entries, and every entry that the device
+//!   has not fetched belongs to a slot in flight;
+//! * completion: commands in flight plus entries taken and not yet told to the device stay below the
+//!   number of entries, which [`Queue::flush`](crate::Queue::flush) sees to.
 
+use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
 
 use bytemuck::Pod;
 
-use crate::doorbell::Doorbell;
 use crate::error::Violation;
-use crate::mem::Cells;
+use crate::mem::{CellArray, Cells};
 use crate::protocol::QueueProtocol;
 
-/// Submission ring: entries are stored at the tail; [`ring`](Self::ring) tells the device.
+/// The index after `index` in a ring whose last index is `last`. (The number of entries itself,
+/// up to 65,536, does not fit.)
+#[inline]
+fn after(index: u16, last: u16) -> u16 {
+    if index == last { 0 } else { index + 1 }
+}
+
+/// Steps from `from` up to `to`, around a ring of `count` entries.
+#[inline]
+fn distance(from: u16, to: u16, count: usize) -> usize {
+    let (from, to) = (usize::from(from), usize::from(to));
+    if to >= from { to - from } else { to + count - from }
+}
+
+/// Submission ring: entries are stored at the tail; [`take_tail`](Self::take_tail) is what the
+/// device is then told.
 ///
 /// # Invariants
-/// * `tail`, `rung` and `head` are below the number of cells.
-/// * `head` is the last one the device reported, and lies in the cyclic range before `rung`.
+/// * `tail`, `rung` and `head` are at most `last`, the number of cells less one.
+/// * `rung..tail` are the entries stored and not yet told to the device.
+/// * `head` is the last one the device reported, and lies in the cyclic range that ends at `rung`.
 #[derive(Debug)]
-pub struct SubmissionRing<E> {
-    cells: Cells<E>,
+pub(crate) struct SubmissionRing<E, C = Cells<E>> {
+    cells: C,
+    last: u16,
     tail: u16,
     rung: u16,
     head: u16,
-    doorbell: Doorbell,
+    _entry: PhantomData<fn(E)>,
 }
 
-impl<E: Pod> SubmissionRing<E> {
-    /// A ring over zeroed cells with the device's tail and head at 0.
-    pub(crate) fn new(cells: Cells<E>, doorbell: Doorbell) -> Self {
-        Self { cells, tail: 0, rung: 0, head: 0, doorbell }
-    }
-
-    #[inline]
-    fn after(&self, index: u16) -> u16 {
-        // The ring has at most 65,536 cells; compared as usize so that the last index wraps.
-        let next = usize::from(index) + 1;
-        if next == self.cells.count() { 0 } else { next as u16 }
+impl<E: Pod, C: CellArray<E>> SubmissionRing<E, C> {
+    /// A ring over 2 to 65,536 zeroed cells, with the device's tail and head at 0.
+    pub(crate) fn new(cells: C) -> Self {
+        let last = (cells.count() - 1) as u16;
+        Self { cells, last, tail: 0, rung: 0, head: 0, _entry: PhantomData }
     }
 
     /// Stores an entry at the tail. The caller holds a slot, so there is room.
     #[inline]
     pub(crate) fn push(&mut self, entry: &E) {
         self.cells.write(usize::from(self.tail), entry);
-        self.tail = self.after(self.tail);
+        self.tail = after(self.tail, self.last);
     }
 
     /// True if entries were stored that the device has not been told of.
@@ -57,22 +78,20 @@ impl<E: Pod> SubmissionRing<E> {
         self.tail != self.rung
     }
 
-    /// Tells the device the tail.
+    /// The tail that the device must be told now.
     #[inline]
-    pub(crate) fn ring(&mut self) {
+    pub(crate) fn take_tail(&mut self) -> u32 {
         self.rung = self.tail;
-        self.doorbell.ring(u32::from(self.tail));
+        u32::from(self.tail)
     }
 
-    /// Checks a head that the device reports and remembers it.
+    /// Checks a head that the device reports and remembers it. It may only go forward, and not past
+    /// what the device was told of.
     #[inline]
     pub(crate) fn report_head(&mut self, reported: u16) -> Result<(), Violation> {
-        let count = self.cells.count();
-        let distance = |to: u16| {
-            let (from, to) = (usize::from(self.head), usize::from(to));
-            if to >= from { to - from } else { to + count - from }
-        };
-        if usize::from(reported) >= count || distance(reported) > distance(self.rung) {
+        let count = usize::from(self.last) + 1;
+        let far = distance(self.head, reported, count) > distance(self.head, self.rung, count);
+        if reported > self.last || far {
             return Err(Violation::ImpossibleHead { reported, last: self.head, tail: self.rung });
         }
         self.head = reported;
@@ -83,50 +102,54 @@ impl<E: Pod> SubmissionRing<E> {
 /// Completion ring: [`pop`](Self::pop) takes the entry at the head if its phase is the awaited one.
 ///
 /// # Invariants
-/// * `head` and `rung` are below the number of cells.
+/// * `head` and `rung` are at most `last`, the number of cells less one.
+/// * `rung..head` are the entries taken that the device has not been told of.
 /// * `phase` is true on the first pass over the ring and flips on each wrap of `head`.
 #[derive(Debug)]
-pub struct CompletionRing<P: QueueProtocol> {
-    cells: Cells<P::Completion>,
+pub(crate) struct CompletionRing<P: QueueProtocol, C = Cells<<P as QueueProtocol>::Completion>> {
+    cells: C,
     head: u16,
-    phase: bool,
+    last: u16,
     rung: u16,
-    doorbell: Doorbell,
+    phase: bool,
+    _protocol: PhantomData<fn(P)>,
 }
 
-impl<P: QueueProtocol> CompletionRing<P> {
-    /// A ring over zeroed cells.
-    pub(crate) fn new(cells: Cells<P::Completion>, doorbell: Doorbell) -> Self {
-        Self { cells, head: 0, phase: true, rung: 0, doorbell }
+impl<P: QueueProtocol, C: CellArray<P::Completion>> CompletionRing<P, C> {
+    /// A ring over 2 to 65,536 zeroed cells.
+    pub(crate) fn new(cells: C) -> Self {
+        let last = (cells.count() - 1) as u16;
+        Self { cells, head: 0, last, rung: 0, phase: true, _protocol: PhantomData }
     }
 
     #[inline]
     fn fresh(&self, index: u16, phase: bool) -> bool {
-        // Acquire: the rest of the entry was written before its phase word.
-        P::phase(self.cells.load_u32(usize::from(index), P::PHASE_WORD, Ordering::Acquire)) == phase
+        // Acquire: pairs with the release that published the word; the rest of the entry was
+        // written before it.
+        let word = self.cells.load_u32(usize::from(index), P::PHASE_WORD, Ordering::Acquire);
+        P::phase(u32::from_le(word)) == phase
     }
 
     #[inline]
-    fn after(&self, index: u16, phase: bool) -> (u16, bool) {
-        let next = usize::from(index) + 1;
-        if next == self.cells.count() { (0, !phase) } else { (next as u16, phase) }
+    fn after(&self, index: u16) -> (u16, bool) {
+        if index == self.last { (0, !self.phase) } else { (index + 1, self.phase) }
     }
 
-    /// Takes the next completion.
+    /// Takes the next completion: a copy, so what is checked on it stays true.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<P::Completion> {
         if !self.fresh(self.head, self.phase) {
             return None;
         }
         let completion = self.cells.read(usize::from(self.head));
-        (self.head, self.phase) = self.after(self.head, self.phase);
+        (self.head, self.phase) = self.after(self.head);
         Some(completion)
     }
 
     /// Looks one entry past the head: if that one is fresh and the head is not, the device wrote
-    /// out of order or with the wrong phase. For the slow path of a future that parks.
+    /// out of order or with the wrong phase. Off the hot path: a second line to load.
     pub(crate) fn check_order(&self) -> Result<(), Violation> {
-        let (next, phase) = self.after(self.head, self.phase);
+        let (next, phase) = self.after(self.head);
         // The order of the two looks matters: a device that writes in order has written the head
         // before the entry after it, so a look at the head that follows must find it.
         if self.fresh(next, phase) && !self.fresh(self.head, self.phase) {
@@ -138,20 +161,19 @@ impl<P: QueueProtocol> CompletionRing<P> {
     /// How many entries were taken since the device was last told.
     #[inline]
     pub(crate) fn unrung(&self) -> usize {
-        let (from, to) = (usize::from(self.rung), usize::from(self.head));
-        if to >= from { to - from } else { to + self.cells.count() - from }
+        distance(self.rung, self.head, self.count())
     }
 
     /// Number of entries.
     #[inline]
     pub(crate) fn count(&self) -> usize {
-        self.cells.count()
+        usize::from(self.last) + 1
     }
 
-    /// Tells the device the head.
+    /// The head that the device must be told now.
     #[inline]
-    pub(crate) fn ring(&mut self) {
+    pub(crate) fn take_head(&mut self) -> u32 {
         self.rung = self.head;
-        self.doorbell.ring(u32::from(self.head));
+        u32::from(self.head)
     }
 }

@@ -207,6 +207,9 @@ impl Device {
     /// admin queue. `interrupt` makes the queue's [`Interrupt`] from the vector's signals (see
     /// `crate::wait`). The device is not told anything: that is the driver's part.
     ///
+    /// The parts hold a new [`Fate`]. A driver that ends its queue from another thread puts a fate
+    /// of its own into the parts and into the interrupt.
+    ///
     /// # Errors
     /// [`BusError`] if the doorbells are not mappable, the vector does not exist, or memory or
     /// descriptors could not be had.
@@ -221,16 +224,15 @@ impl Device {
         let device = self.name();
         let dma = |source| BusError::Dma { device: self.name(), source };
         let bounds = |source| BusError::Bounds { device: self.name(), source };
-        let bytes = |entries: u32, entry: usize| {
-            (entries as usize).checked_mul(entry).unwrap_or(usize::MAX)
-        };
+        let bytes = |entries: u32, entry: usize| (entries as usize).saturating_mul(entry);
         let submission = bytes(layout.submission_entries, layout.submission_entry);
         let completion = bytes(layout.completion_entries, layout.completion_entry);
         let submission = self.alloc_shared(submission).map_err(dma)?;
         let completion = self.alloc_shared(completion).map_err(dma)?;
-        let register = |offset| {
-            let word = self.inner.bus.map(layout.region, offset, 4)?;
-            word.word32(0).map_err(bounds)
+        let register = |offset: u64| {
+            // Shared memory is aligned to 8 bytes, a doorbell to 4.
+            let memory = self.inner.bus.map(layout.region, offset - offset % 8, 8)?;
+            memory.word32((offset % 8) as usize).map_err(bounds)
         };
         let tail = register(layout.submission_doorbell)?;
         let head = register(layout.completion_doorbell)?;

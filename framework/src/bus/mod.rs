@@ -22,6 +22,8 @@ pub mod registers;
 pub mod signals;
 #[cfg(feature = "soft")]
 pub mod soft;
+#[cfg(all(test, feature = "soft"))]
+mod tests;
 
 #[cfg(feature = "soft")]
 pub use self::soft::SoftBus;
@@ -239,10 +241,10 @@ pub trait Bus: Send + Sync {
     /// As [`Bus::read`].
     fn write(&self, region: u8, offset: u64, width: Width, value: u64) -> Result<(), BusError>;
 
-    /// Maps a mappable part of a region into this process.
+    /// Maps a mappable part of a region into this process. `offset` is a multiple of 8.
     ///
     /// # Errors
-    /// [`BusError::OutOfRegion`] if it is not mappable.
+    /// [`BusError::OutOfRegion`] if it is not mappable; [`BusError::Bounds`] if it is misaligned.
     fn map(&self, region: u8, offset: u64, len: u64) -> Result<SharedMem, BusError>;
 
     /// A slice of a region for a client, of whole pages around `offset .. offset + len`.

@@ -16,6 +16,7 @@ pub struct QueueToken {
 
 impl QueueToken {
     /// Minted by the broker when it asks the driver to create a queue.
+    #[cfg(feature = "broker")]
     pub(crate) fn mint(queue: u16, partition: PartitionId) -> Self {
         Self { queue, partition }
     }
@@ -26,15 +27,19 @@ impl QueueToken {
         self.queue
     }
 
+    /// The partition that the queue's commands can name.
+    #[must_use]
+    pub fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
     /// For the driver: the device has confirmed that it no longer uses the queue, its entries, or
     /// any memory that the queue's commands name.
-    #[must_use]
     pub fn quiesced(self) -> Quiesced {
         Quiesced { queue: self.queue, partition: self.partition }
     }
 
     /// A device that was reset uses no queue.
-    #[must_use]
     pub fn quiesced_by(self, _reset: &Recovered) -> Quiesced {
         self.quiesced()
     }
@@ -56,13 +61,12 @@ impl Quiesced {
     }
 
     /// For a bus: the client's doorbell no longer reaches the device.
-    #[must_use]
     pub fn revoked(self) -> Revoked {
         Revoked { queue: self.queue, partition: self.partition }
     }
 }
 
-/// Proof that the device was reset and uses no queue at all.
+/// Proof that the device was reset, or is gone, and uses no queue at all.
 #[derive(Debug)]
 pub struct Recovered(());
 
@@ -70,6 +74,13 @@ impl Recovered {
     /// For the driver, after a successful reset.
     #[must_use]
     pub fn by_reset() -> Self {
+        Self(())
+    }
+
+    /// A device that is not there any more reaches no memory. For the broker, when its bus says so.
+    #[cfg(feature = "broker")]
+    #[must_use]
+    pub(crate) fn by_removal() -> Self {
         Self(())
     }
 }
@@ -131,7 +142,6 @@ pub struct Unmapped {
 
 impl Unmapped {
     /// For an address space, after the IOTLB was flushed.
-    #[must_use]
     pub fn new(iova: u64, len: u64) -> Self {
         Self { iova, len }
     }
@@ -139,6 +149,12 @@ impl Unmapped {
     /// The range that is free again: first address and length.
     #[must_use]
     pub fn range(&self) -> (u64, u64) {
+        (self.iova, self.len)
+    }
+
+    /// The range, for whoever gives it out again: the proof is used up.
+    #[must_use]
+    pub fn into_range(self) -> (u64, u64) {
         (self.iova, self.len)
     }
 }

@@ -276,9 +276,8 @@ macro_rules! registers {
             (self.0 >> $low) & ($int::MAX >> ($int::BITS - 1 - ($high - $low)))
         }
         $(
-            $(#[$doc])*
-            ///
-            /// Bits of `value` beyond the field's width are cut off.
+            #[doc = concat!("The register's value with `", stringify!($field), "` replaced; bits of")]
+            /// `value` beyond the field's width are cut off.
             #[must_use]
             #[allow(dead_code, reason = "not every driver uses every part of a table")]
             $vis const fn $with(self, value: $int) -> Self {
@@ -299,7 +298,7 @@ macro_rules! registers {
             (self.0 >> $bit) & 1 != 0
         }
         $(
-            $(#[$doc])*
+            #[doc = concat!("The register's value with `", stringify!($field), "` replaced.")]
             #[must_use]
             #[allow(dead_code, reason = "not every driver uses every part of a table")]
             $vis const fn $with(self, value: bool) -> Self {

@@ -205,7 +205,7 @@ impl Partition {
     /// # Errors
     /// [`DmaError::BadRange`] if the proof is not for an allocated range of this partition.
     pub fn release(&mut self, proof: Unmapped) -> Result<(), DmaError> {
-        let (iova, len) = proof.range();
+        let (iova, len) = proof.into_range();
         self.release_unused(iova, len)
     }
 

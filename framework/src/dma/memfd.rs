@@ -200,6 +200,16 @@ impl Memfd {
         map_fd(self.fd.as_fd(), offset, len, prefault)
     }
 
+    /// True if every page is present, so that mapping it takes no memory.
+    ///
+    /// # Errors
+    /// [`DmaError::Os`].
+    pub fn populated(&self) -> Result<bool, DmaError> {
+        let stat = rustix::fs::fstat(&self.fd).map_err(os("fstat of a memfd"))?;
+        // `st_blocks` counts units of 512 bytes, whatever the block size (stat(2)).
+        Ok(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) >= self.len)
+    }
+
     /// What identifies the memory on this system, whatever descriptor it came by: device and inode.
     ///
     /// # Errors
@@ -213,5 +223,96 @@ impl Memfd {
 impl AsFd for Memfd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(flags: MemfdFlags, len: u64, seals: SealFlags) -> OwnedFd {
+        let fd = rustix::fs::memfd_create("test", flags | MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&fd, len).unwrap();
+        if flags.contains(MemfdFlags::ALLOW_SEALING) {
+            rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
+        }
+        fd
+    }
+
+    fn refused(fd: OwnedFd) -> String {
+        match Memfd::check(fd) {
+            Err(error @ DmaError::BadArena { .. }) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_was_created_passes_the_check_and_cannot_change() {
+        for pages in [HugePages::No, HugePages::IfAvailable] {
+            let memfd = Memfd::create("test", 10_000, pages).unwrap();
+            assert!(memfd.len() >= 12_288 && memfd.len().is_multiple_of(4096));
+            let fd = memfd.try_clone().unwrap().into_fd();
+            assert!(rustix::fs::ftruncate(&fd, 4096).is_err(), "it must not shrink");
+            assert!(rustix::fs::ftruncate(&fd, 1 << 30).is_err(), "it must not grow");
+            let checked = Memfd::check(fd).unwrap();
+            assert_eq!((checked.len(), checked.is_huge()), (memfd.len(), memfd.is_huge()));
+            assert_eq!(checked.identity().unwrap(), memfd.identity().unwrap());
+            memfd.map(Prefault::No).unwrap().fill(8192, 1_000, 7).unwrap();
+            assert_eq!(checked.map(Prefault::No).unwrap().read::<u8>(9_000).unwrap(), 7);
+        }
+    }
+
+    #[test]
+    fn whatever_is_no_sealed_memfd_is_refused_by_name() {
+        let all = Memfd::SEALS;
+        let sealing = MemfdFlags::ALLOW_SEALING;
+        for (missing, name) in [
+            (SealFlags::SHRINK, "F_SEAL_SHRINK"),
+            (SealFlags::GROW, "F_SEAL_GROW"),
+            (SealFlags::SEAL, "F_SEAL_SEAL"),
+        ] {
+            assert!(refused(raw(sealing, 4096, all.difference(missing))).contains(name));
+        }
+        for seal in [SealFlags::WRITE, SealFlags::FUTURE_WRITE] {
+            assert!(refused(raw(sealing, 4096, all | seal)).contains("against writing"));
+        }
+        assert!(refused(raw(MemfdFlags::empty(), 4096, all)).contains("F_SEAL_SHRINK"));
+        assert!(refused(raw(sealing, 0, all)).contains("0 bytes"));
+        assert!(refused(raw(sealing, 4097, all)).contains("4097 bytes"));
+        assert!(refused(tempfile::tempfile().unwrap().into()).contains("seal"));
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(refused(socket.into()).contains("no memory"));
+        assert!(refused(rustix::pipe::pipe().unwrap().0).contains("no memory"));
+        assert!(refused(std::fs::File::open("/").unwrap().into()).contains("no memory"));
+        assert!(refused(std::fs::File::open("/dev/null").unwrap().into()).contains("no memory"));
+    }
+
+    #[test]
+    fn a_descriptor_that_only_reads_is_refused() {
+        use std::os::fd::AsRawFd;
+        let memfd = Memfd::create("test", 4096, HugePages::No).unwrap();
+        let path = format!("/proc/self/fd/{}", memfd.as_fd().as_raw_fd());
+        let read_only = std::fs::File::open(path).unwrap();
+        assert!(refused(read_only.into()).contains("reading and writing"));
+    }
+
+    #[test]
+    fn ranges_outside_are_refused() {
+        let memfd = Memfd::create("test", 8192, HugePages::No).unwrap();
+        for (offset, len) in [(0, 8193), (4096, 8192), (u64::MAX, 4096), (8192, 4096), (0, 0)] {
+            assert!(memfd.map_range(offset, len, Prefault::No).is_err(), "{offset}+{len}");
+        }
+        assert!(memfd.map_range(1, 4096, Prefault::No).is_err(), "an offset inside a page");
+        assert_eq!(memfd.map_range(4096, 4096, Prefault::No).unwrap().len(), 4096);
+        assert!(Memfd::create("test", 0, HugePages::No).is_err());
+        assert!(Memfd::create("test", usize::MAX, HugePages::No).is_err());
+    }
+
+    #[test]
+    fn memory_is_populated_once_it_was_touched() {
+        let memfd = Memfd::create("test", 8192, HugePages::No).unwrap();
+        assert!(!memfd.populated().unwrap());
+        memfd.map(Prefault::Yes).unwrap();
+        assert!(memfd.populated().unwrap());
     }
 }

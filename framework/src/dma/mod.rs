@@ -22,6 +22,8 @@ pub mod iova;
 pub mod map;
 pub mod memfd;
 pub mod space;
+#[cfg(test)]
+mod tests;
 
 pub use arena::{Arena, Dma, DmaStats};
 pub use buffer::{DmaBox, DmaShared};

@@ -5,19 +5,21 @@
 //! The data plane, [`doorbell_queues::QueueProtocol`], is for devices with rings; a device without
 //! rings leaves the queue methods as they are and serves its clients by [`Driver::admin`].
 
+use std::fmt;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use crate::bus::{BusError, Device, DeviceEvent, QueueToken, Quiesced, Recovered};
+use crate::bus::{BusError, Device, DeviceEvent, Identity, Quiesced, QueueToken, Recovered};
 use crate::deadline::{Deadline, TimedOut};
 use crate::dma::DmaError;
 use crate::tier::Tier;
 use doorbell_queues::QueueError;
 
-// pub mod registry;
+pub mod registry;
 
-// pub use registry::{DynDriver, Registry};
+pub use registry::{DynDriver, Registry, RegistryError};
 
 /// Matches PCI identities; `None` matches anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,24 @@ pub struct DeviceMatch {
     pub device: Option<u16>,
     /// Class code, 24 bits.
     pub class: Option<u32>,
+}
+
+impl DeviceMatch {
+    /// True if the device is one of these.
+    #[must_use]
+    pub fn matches(&self, identity: &Identity) -> bool {
+        self.vendor.is_none_or(|vendor| vendor == identity.vendor)
+            && self.device.is_none_or(|device| device == identity.device)
+            && self.class.is_none_or(|class| class == identity.class & 0xff_ffff)
+    }
+}
+
+impl fmt::Display for DeviceMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = |id: Option<u16>| id.map_or_else(|| "*".to_owned(), |id| format!("{id:04x}"));
+        write!(f, "{}:{}", id(self.vendor), id(self.device))?;
+        self.class.map_or(Ok(()), |class| write!(f, " class {class:06x}"))
+    }
 }
 
 /// What a brought-up device can give out.

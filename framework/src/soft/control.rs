@@ -16,6 +16,7 @@ use super::signals::{VectorPage, signal};
 use super::{SoftCx, SoftDevice};
 use crate::bus::{BusError, Identity, Region, Signals};
 use crate::deadline::Deadline;
+use crate::dma::map::Exchangeable;
 use crate::dma::{DmaError, Fault, Memfd};
 
 /// How long a model may take to answer a register access, a map or an unmap.
@@ -29,13 +30,25 @@ const WAITING: u8 = 0;
 const STARTED: u8 = 1;
 const ABANDONED: u8 = 2;
 
+/// The memory of one BAR.
+#[derive(Debug)]
+pub(crate) struct BarMemory {
+    /// The whole BAR.
+    pub(crate) memfd: Memfd,
+    /// The device's mapping of it, in which pages can be exchanged.
+    pub(crate) device_side: Exchangeable,
+    /// True if a page can be given to one client alone.
+    pub(crate) exclusive_pages: bool,
+}
+
 /// What the device's thread and its callers share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) identity: Identity,
     pub(super) regions: Vec<Region>,
+    pub(super) vectors: u16,
     /// BAR number to its memory.
-    pub(super) bars: [Option<Memfd>; 6],
+    pub(super) bars: [Option<BarMemory>; 6],
     pub(super) jobs: Sender<Job>,
     /// Set after a job was sent; the thread takes it back before it looks at the jobs.
     pub(super) pending: AtomicBool,
@@ -137,13 +150,17 @@ impl Control {
     /// that maps doorbells.
     #[must_use]
     pub fn bar(&self, region: u8) -> Option<&Memfd> {
+        self.bar_memory(region).map(|bar| &bar.memfd)
+    }
+
+    pub(crate) fn bar_memory(&self, region: u8) -> Option<&BarMemory> {
         self.shared.bars.get(usize::from(region))?.as_ref()
     }
 
     /// How many interrupt vectors there are.
     #[must_use]
     pub fn vectors(&self) -> u16 {
-        self.pages().len() as u16
+        self.shared.vectors
     }
 
     /// False once the device's thread has ended: its model panicked, or the harness was dropped.
@@ -201,8 +218,7 @@ impl Control {
     /// # Errors
     /// [`BusError::Vector`]; [`BusError::Os`] if there is no descriptor left.
     pub fn signals(&self, vector: u16) -> Result<Signals, BusError> {
-        let mut pages = self.pages();
-        let vectors = pages.len() as u16;
+        let (mut pages, vectors) = (self.pages(), self.vectors());
         let slot = pages.get_mut(usize::from(vector));
         let slot = slot.ok_or_else(|| BusError::Vector { device: self.name(), vector, vectors })?;
         let page = match slot {
@@ -232,9 +248,9 @@ impl Control {
     /// Gives a vector up: whoever holds its signals can neither wake the device nor be signalled
     /// any more, and the next [`Control::signals`] makes new ones.
     pub fn retire_signals(&self, vector: u16) {
-        let Some(page) = self.pages().get_mut(usize::from(vector)).and_then(Option::take) else {
-            return;
-        };
+        // Held to the end, so that new signals are installed after the old ones are gone.
+        let mut pages = self.pages();
+        let Some(page) = pages.get_mut(usize::from(vector)).and_then(Option::take) else { return };
         if let Err(error) = epoll::delete(&self.shared.epoll, page.kick()) {
             tracing::warn!(device = %self.name(), vector, %error, "a kick is still watched");
         }

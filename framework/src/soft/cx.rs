@@ -1,8 +1,6 @@
 //! [`SoftCx`]: what a model sees of the world: DMA through the soft IOMMU, its doorbells, its
 //! interrupts.
 
-use std::sync::atomic::Ordering;
-
 use bytemuck::Pod;
 use doorbell_queues::SharedMem;
 
@@ -182,12 +180,12 @@ impl SoftCx {
         self.iommu.pieces(iova, len as u64, access, each)
     }
 
-    /// Stores a completion entry so that its aligned 32-bit word at `last_word` (a byte offset in
-    /// `T`; it holds the phase) becomes visible last, as one store with `Release`.
+    /// Stores a completion entry so that its word at byte `last_word` (it holds the phase) becomes
+    /// visible last, in one aligned 8-byte store with `Release`, as the host's ring reads it.
     ///
     /// # Errors
-    /// [`Fault`] if it is not mapped for writing, crosses mappings, is not aligned to 4, or
-    /// `last_word` is not inside `T`: then nothing is stored.
+    /// [`Fault`] if the entry is not mapped for writing, crosses mappings, or is not aligned to 8, or
+    /// if `last_word` is not inside `T`, or `T` is not whole 8-byte words: then nothing is stored.
     #[inline]
     pub fn store_entry<T: Pod>(
         &mut self,
@@ -195,23 +193,12 @@ impl SoftCx {
         entry: &T,
         last_word: usize,
     ) -> Result<(), Fault> {
-        let words = bytemuck::bytes_of(entry).as_chunks::<4>().0;
         let len = size_of::<T>() as u64;
-        let aligned = iova.is_multiple_of(4) && last_word.is_multiple_of(4) && len > 0;
-        let Some(last) = words.get(last_word / 4).filter(|_| aligned) else {
-            return Err(self.iommu.fault(iova, len, Access::Write));
-        };
         let piece = self.iommu.translate(iova, len, Access::Write)?;
-        for (i, word) in words.iter().enumerate() {
-            if i != last_word / 4 {
-                let value = u32::from_ne_bytes(*word);
-                let _ = piece.memory.store_u32(piece.offset + i * 4, value, Ordering::Relaxed);
-            }
+        if piece.memory.publish(piece.offset, entry, last_word).is_ok() {
+            return Ok(());
         }
-        // Release: the host reads this word with Acquire and then the rest.
-        let at = piece.offset + last_word;
-        let _ = piece.memory.store_u32(at, u32::from_ne_bytes(*last), Ordering::Release);
-        Ok(())
+        Err(self.iommu.fault(iova, len, Access::Write))
     }
 
     /// Interrupts the host on `vector`, if it asked for it (always, for an interrupt that a peer

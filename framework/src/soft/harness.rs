@@ -16,13 +16,13 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, bounded, unbounded};
 use rustix::event::epoll;
 
-use super::control::{Control, Shared};
+use super::control::{BarMemory, Control, Shared};
 use super::signals::new_eventfd;
 use super::worker::Worker;
 use super::{SoftCx, SoftDevice};
 use crate::bus::{BusError, Identity, Region};
-use crate::dma::map::PAGE;
-use crate::dma::{DmaError, HugePages, Memfd, Prefault};
+use crate::dma::map::{Exchangeable, PAGE};
+use crate::dma::{DmaError, HugePages, Memfd};
 
 /// How long the end of a device's thread is waited for.
 const STOP: Duration = Duration::from_secs(5);
@@ -67,27 +67,28 @@ impl Harness {
         let identity = Identity { name: Arc::clone(&name), ..device.identity() };
         let dma = |source| BusError::Dma { device: Arc::clone(&name), source };
         let (regions, vectors) = (device.regions(), device.vectors());
-        let mut bars: [Option<Memfd>; 6] = Default::default();
-        let mut device_bars = [const { None }; 6];
+        let mut bars: [Option<BarMemory>; 6] = Default::default();
         for region in &regions {
             if !possible(region) {
                 let (device, len) = (name, region.size);
                 return Err(BusError::OutOfRegion { device, region: region.index, offset: 0, len });
             }
-            if region.mappable.is_empty() {
-                continue;
+            if !region.mappable.is_empty() {
+                let exclusive_pages = device.exclusive_pages(region.index);
+                let bar = bar_memory(&name, region, exclusive_pages).map_err(dma)?;
+                bars[usize::from(region.index)] = Some(bar);
             }
-            let title = format!("{name}-bar{}", region.index);
-            let bar = Memfd::create(&title, region.size as usize, HugePages::No).map_err(dma)?;
-            device_bars[usize::from(region.index)] = Some(bar.map(Prefault::No).map_err(dma)?);
-            bars[usize::from(region.index)] = Some(bar);
         }
+        let device_side =
+            |bar: &Option<BarMemory>| Some(bar.as_ref()?.device_side.memory().clone());
+        let device_bars = bars.each_ref().map(device_side);
         let cx = SoftCx::new(device_bars, vectors);
         let (jobs, todo) = unbounded();
         let (running, ended) = bounded(0);
         let shared = Arc::new(Shared {
             identity,
             regions,
+            vectors,
             bars,
             jobs,
             pending: AtomicBool::new(false),
@@ -136,6 +137,13 @@ impl Drop for Harness {
             }
         }
     }
+}
+
+fn bar_memory(name: &str, region: &Region, exclusive: bool) -> Result<BarMemory, DmaError> {
+    let title = format!("{name}-bar{}", region.index);
+    let memfd = Memfd::create(&title, region.size as usize, HugePages::No)?;
+    let device_side = Exchangeable::map(&memfd)?;
+    Ok(BarMemory { memfd, device_side, exclusive_pages: exclusive })
 }
 
 fn new_epoll() -> Result<std::os::fd::OwnedFd, DmaError> {

@@ -17,12 +17,19 @@ pub mod control;
 pub mod cx;
 pub mod harness;
 pub mod iommu;
+#[cfg(test)]
+mod iommu_tests;
 pub mod signals;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use control::Control;
 pub use cx::SoftCx;
 pub use harness::{Harness, HarnessOptions};
+pub use iommu::{Piece, SoftIommu};
 
 /// Whether a poll found work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +56,13 @@ pub trait SoftDevice: Send + 'static {
 
     /// Its BARs. Mappable ranges are page-aligned and lie in shared memory: [`SoftCx::doorbells`].
     fn regions(&self) -> Vec<Region>;
+
+    /// True if each page of the region's mappable ranges belongs to at most one queue (NVMe:
+    /// CAP.DSTRD >= 10), so that a page can be given to one client alone.
+    fn exclusive_pages(&self, region: u8) -> bool {
+        let _ = region;
+        false
+    }
 
     /// How many interrupt vectors it has.
     fn vectors(&self) -> u16;

@@ -133,3 +133,28 @@ pub fn pin_thread(cpu: usize) -> io::Result<()> {
     set.set(cpu);
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_pinned_where_it_may_run() {
+        std::thread::spawn(|| {
+            let cpu = allowed().unwrap().nth(0).unwrap();
+            pin_thread(cpu).unwrap();
+            assert_eq!(allowed().unwrap().iter().collect::<Vec<_>>(), [cpu]);
+            assert!(pin_thread(1 << 20).is_err());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn an_unknown_machine_has_the_cpus_this_thread_may_use() {
+        let topology = Topology::new(BTreeMap::new());
+        assert_eq!(topology.near(None), &allowed().unwrap());
+        assert_eq!(CpuSet::default().nth(3), None);
+        assert!(!Topology::from_sysfs().cpus().is_empty());
+    }
+}

@@ -12,11 +12,24 @@ use alloc::sync::Arc;
 use core::alloc::Layout;
 use core::any::Any;
 use core::fmt;
-use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bytemuck::Pod;
+
+mod cells;
+mod copy;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
+mod word;
+
+pub(crate) use cells::CellArray;
+#[cfg(test)]
+#[cfg(loom)]
+pub(crate) use cells::CellWords;
+pub use cells::Cells;
+pub use word::{Word, Word32};
 
 /// A range that does not lie inside the memory it was asked of, or is not aligned for its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +59,16 @@ pub type Owner = Arc<dyn Any + Send + Sync>;
 
 /// A range of device-shared memory. Cloning it shares the same memory.
 ///
+/// Every access names an offset in bytes and fails with [`OutOfBounds`], having touched nothing, if
+/// it does not lie inside the range or is not aligned as the method says. Nothing here orders
+/// accesses to different words: publish data by a later `Release` store of a word, and read it after
+/// an `Acquire` load of that word. Two sides that race on a word must access it with one size.
+///
 /// # Invariants
 /// * `base .. base + len` is readable and writable for as long as `owner` lives.
 /// * `base` is aligned to 8 bytes.
-/// * No Rust reference to any byte of the range exists anywhere.
+/// * No Rust reference to any byte of the range exists anywhere, but for the atomics that live as
+///   long as one access here.
 #[derive(Clone)]
 pub struct SharedMem {
     base: NonNull<u8>,
@@ -101,13 +120,15 @@ impl SharedMem {
     }
 
     /// Zeroed memory of this process, page-aligned: for devices that live in the same process.
+    /// Like any allocation of the heap it aborts the program when there is no memory.
     #[must_use]
     pub fn zeroed(len: usize) -> Self {
-        let size = len.max(1).next_multiple_of(4096);
-        let Ok(layout) = Layout::from_size_align(size, 4096) else {
+        // A length that no layout can have is as much out of memory as one that the heap refuses.
+        let size = len.max(1).checked_next_multiple_of(4096);
+        let Some(layout) = size.and_then(|size| Layout::from_size_align(size, 4096).ok()) else {
             handle_alloc_error(Layout::new::<u8>())
         };
-        // SAFETY: `size` is not zero.
+        // SAFETY: the layout's size is not zero.
         let raw = unsafe { alloc_zeroed(layout) };
         let Some(base) = NonNull::new(raw) else { handle_alloc_error(layout) };
         let owner: Owner = Arc::new(HeapBlock { base, layout });
@@ -145,18 +166,19 @@ impl SharedMem {
     /// The aligned 32-bit word at `offset`: a doorbell, an arm word.
     pub fn word32(&self, offset: usize) -> Result<Word32, OutOfBounds> {
         let at = self.check(offset, 4, 4)?;
-        Ok(Word32 { at: at.cast(), _owner: self.owner.clone() })
+        // SAFETY: in bounds and aligned; the owner keeps it valid (type invariant).
+        Ok(unsafe { Word32::new(at.cast(), self.owner.clone()) })
     }
 
-    /// `count` cells of type `T`, back to back from `offset`.
+    /// `count` cells of type `T`, back to back from `offset`, a multiple of 8. `T` must be whole
+    /// eights of bytes and not empty, or the program does not compile.
     pub fn cells<T: Pod>(&self, offset: usize, count: usize) -> Result<Cells<T>, OutOfBounds> {
-        let error = OutOfBounds { offset, len: usize::MAX, size: self.len };
-        let len = count.checked_mul(size_of::<T>()).ok_or(error)?;
-        if count == 0 || size_of::<T>() == 0 || !size_of::<T>().is_multiple_of(8) {
-            return Err(error);
-        }
+        const { assert!(size_of::<T>() > 0 && size_of::<T>().is_multiple_of(8), "whole eights") }
+        let len = count.saturating_mul(size_of::<T>());
         let base = self.check(offset, len, 8)?;
-        Ok(Cells { base: base.cast(), count, _owner: self.owner.clone(), _entry: PhantomData })
+        // SAFETY: `len` bytes are in bounds and aligned; the owner keeps them valid (type invariant);
+        // the size of `T` was checked above.
+        Ok(unsafe { Cells::new(base.cast(), count, self.owner.clone()) })
     }
 
     /// Reads a `u32` at a multiple of 4.
@@ -187,11 +209,38 @@ impl SharedMem {
         self.copy_in(offset, bytemuck::bytes_of(value))
     }
 
+    /// Writes a value at a multiple of 8 for a reader that waits for the word at byte `last` to
+    /// change: as [`Cells::publish`], without cells. The size of `T` is a multiple of 8.
+    #[inline]
+    pub fn publish<T: Pod>(
+        &self,
+        offset: usize,
+        value: &T,
+        last: usize,
+    ) -> Result<(), OutOfBounds> {
+        let error = OutOfBounds { offset, len: size_of::<T>(), size: self.len };
+        let at = self.check(offset, size_of::<T>(), 8)?.cast::<u64>();
+        let words = bytemuck::bytes_of(value).as_chunks::<8>().0;
+        if words.len() * 8 != size_of::<T>() || last >= size_of::<T>() {
+            return Err(error);
+        }
+        let store = |i: usize, order| {
+            // SAFETY: word `i` of `T` is in bounds and aligned (just checked), and only ever accessed
+            // by means that tolerate races (type invariant).
+            let word = unsafe { AtomicU64::from_ptr(at.add(i).as_ptr()) };
+            word.store(u64::from_ne_bytes(words[i]), order);
+        };
+        (0..words.len()).filter(|i| *i != last / 8).for_each(|i| store(i, Ordering::Relaxed));
+        // Release: whoever sees this word with Acquire sees the words stored above.
+        store(last / 8, Ordering::Release);
+        Ok(())
+    }
+
     /// Copies from this memory into `to`.
     pub fn copy_out(&self, offset: usize, to: &mut [u8]) -> Result<(), OutOfBounds> {
         let from = self.check(offset, to.len(), 1)?;
         // SAFETY: `from` is in bounds for `to.len()`; `to` is exclusive memory of the caller.
-        unsafe { copy_bytes(from.as_ptr(), to.as_mut_ptr(), to.len()) };
+        unsafe { copy::copy_out(from, to) };
         Ok(())
     }
 
@@ -199,7 +248,7 @@ impl SharedMem {
     pub fn copy_in(&self, offset: usize, from: &[u8]) -> Result<(), OutOfBounds> {
         let to = self.check(offset, from.len(), 1)?;
         // SAFETY: `to` is in bounds for `from.len()`; `from` is memory of the caller.
-        unsafe { copy_bytes(from.as_ptr(), to.as_ptr(), from.len()) };
+        unsafe { copy::copy_in(from, to) };
         Ok(())
     }
 
@@ -215,7 +264,7 @@ impl SharedMem {
         let to = self.check(offset, len, 1)?;
         let from = source.check(source_offset, len, 1)?;
         // SAFETY: both ranges are in bounds for `len`, and tolerate concurrent access.
-        unsafe { copy_bytes(from.as_ptr(), to.as_ptr(), len) };
+        unsafe { copy::copy_bytes(from.as_ptr(), to.as_ptr(), len) };
         Ok(())
     }
 
@@ -223,7 +272,7 @@ impl SharedMem {
     pub fn fill(&self, offset: usize, len: usize, byte: u8) -> Result<(), OutOfBounds> {
         let to = self.check(offset, len, 1)?;
         // SAFETY: in bounds, and `fill_bytes` tolerates concurrent access.
-        unsafe { fill_bytes(to.as_ptr(), byte, len) };
+        unsafe { copy::fill_bytes(to.as_ptr(), byte, len) };
         Ok(())
     }
 
@@ -232,200 +281,5 @@ impl SharedMem {
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
         self.base.as_ptr()
-    }
-}
-
-/// Copies bytes between ranges that others may write meanwhile.
-///
-/// Assembly, because a data race on plain loads and stores is undefined behaviour in Rust while a
-/// torn copy in assembly is merely a torn copy.
-///
-/// # Safety
-/// `from` must be readable and `to` writable for `len` bytes.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-#[inline]
-unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
-    // SAFETY:
-    // * the ranges are valid for `len` bytes (caller);
-    // * the direction flag is clear by the ABI; only rcx, rsi, rdi and memory are touched.
-    unsafe {
-        core::arch::asm!(
-            "rep movsb",
-            inout("rcx") len => _, inout("rsi") from => _, inout("rdi") to => _,
-            options(nostack, preserves_flags)
-        );
-    }
-}
-
-/// Portable form of the above: bytes as relaxed atomics.
-///
-/// # Safety
-/// `from` must be readable and `to` writable for `len` bytes.
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
-#[inline]
-unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
-    for i in 0..len {
-        // SAFETY: `i < len`; the byte is only accessed atomically or is the caller's own.
-        let byte = unsafe { AtomicU8::from_ptr(from.add(i).cast_mut()) }.load(Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { AtomicU8::from_ptr(to.add(i)) }.store(byte, Ordering::Relaxed);
-    }
-}
-
-/// Fills bytes of a range that others may access meanwhile.
-///
-/// # Safety
-/// `to` must be writable for `len` bytes.
-unsafe fn fill_bytes(to: *mut u8, byte: u8, len: usize) {
-    let wide = u64::from_ne_bytes([byte; 8]);
-    let mut i = 0;
-    while i < len {
-        // SAFETY: `i < len`.
-        let at = unsafe { to.add(i) };
-        if (at as usize).is_multiple_of(8) && len - i >= 8 {
-            // SAFETY: aligned, and 8 bytes are left.
-            unsafe { AtomicU64::from_ptr(at.cast()) }.store(wide, Ordering::Relaxed);
-            i += 8;
-        } else {
-            // SAFETY: one byte is left.
-            unsafe { AtomicU8::from_ptr(at) }.store(byte, Ordering::Relaxed);
-            i += 1;
-        }
-    }
-}
-
-/// A 32-bit word that two sides share. Abstract, so that the wake-up protocols in
-/// [`crate::doorbell`] and [`crate::wait`] run under loom on the same code.
-pub trait Word {
-    /// Reads the word.
-    fn load(&self, order: Ordering) -> u32;
-    /// Writes the word.
-    fn store(&self, value: u32, order: Ordering);
-    /// Writes the word and returns what it held.
-    fn swap(&self, value: u32, order: Ordering) -> u32;
-}
-
-/// An aligned 32-bit word in device-shared memory.
-///
-/// # Invariants
-/// `at` is valid and 4-byte aligned while `_owner` lives, and only accessed atomically.
-#[derive(Clone)]
-pub struct Word32 {
-    at: NonNull<u32>,
-    _owner: Owner,
-}
-
-// SAFETY: only atomic accesses; the owner is Send + Sync.
-unsafe impl Send for Word32 {}
-// SAFETY: as above.
-unsafe impl Sync for Word32 {}
-
-impl fmt::Debug for Word32 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Word32").field(&Word::load(self, Ordering::Relaxed)).finish()
-    }
-}
-
-impl Word32 {
-    #[inline]
-    fn atomic(&self) -> &AtomicU32 {
-        // SAFETY: valid, aligned and only accessed atomically (type invariant).
-        unsafe { AtomicU32::from_ptr(self.at.as_ptr()) }
-    }
-}
-
-impl Word for Word32 {
-    #[inline]
-    fn load(&self, order: Ordering) -> u32 {
-        self.atomic().load(order)
-    }
-    #[inline]
-    fn store(&self, value: u32, order: Ordering) {
-        self.atomic().store(value, order);
-    }
-    #[inline]
-    fn swap(&self, value: u32, order: Ordering) -> u32 {
-        self.atomic().swap(value, order)
-    }
-}
-
-/// An array of fixed-size cells in device-shared memory: the entries of a ring.
-///
-/// # Invariants
-/// `base` is 8-byte aligned and valid for `count * size_of::<T>()` bytes while `_owner` lives;
-/// `size_of::<T>()` is a multiple of 8.
-pub struct Cells<T> {
-    base: NonNull<u64>,
-    count: usize,
-    _owner: Owner,
-    _entry: PhantomData<fn(T) -> T>,
-}
-
-// SAFETY: only atomic accesses; the owner is Send + Sync.
-unsafe impl<T> Send for Cells<T> {}
-// SAFETY: as above.
-unsafe impl<T> Sync for Cells<T> {}
-
-impl<T> fmt::Debug for Cells<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cells").field("count", &self.count).finish_non_exhaustive()
-    }
-}
-
-impl<T: Pod> Cells<T> {
-    const WORDS: usize = size_of::<T>() / 8;
-
-    /// How many cells there are.
-    #[must_use]
-    #[inline]
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    #[inline]
-    fn cell(&self, index: usize) -> *mut u64 {
-        assert!(index < self.count, "cell index is inside the ring (an invariant of the ring)");
-        // SAFETY: `index < count`, so the cell lies inside the range.
-        unsafe { self.base.as_ptr().add(index * Self::WORDS) }
-    }
-
-    /// Writes a cell, word by word in ascending order, each word as one relaxed store.
-    #[inline]
-    pub fn write(&self, index: usize, value: &T) {
-        let cell = self.cell(index);
-        let bytes = bytemuck::bytes_of(value);
-        for (i, chunk) in bytes.as_chunks::<8>().0.iter().enumerate() {
-            // SAFETY: `i < WORDS`; aligned (type invariant); only accessed atomically.
-            let word = unsafe { AtomicU64::from_ptr(cell.add(i)) };
-            word.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
-        }
-    }
-
-    /// Reads a cell, word by word. Read the word that the other side writes last with
-    /// [`Cells::load_u32`] and `Acquire` first; then the rest is as it was before that store.
-    #[inline]
-    #[must_use]
-    pub fn read(&self, index: usize) -> T {
-        let cell = self.cell(index);
-        let mut value = T::zeroed();
-        for (i, chunk) in
-            bytemuck::bytes_of_mut(&mut value).as_chunks_mut::<8>().0.iter_mut().enumerate()
-        {
-            // SAFETY: `i < WORDS`; aligned (type invariant); only accessed atomically.
-            let word = unsafe { AtomicU64::from_ptr(cell.add(i)) };
-            *chunk = word.load(Ordering::Relaxed).to_ne_bytes();
-        }
-        value
-    }
-
-    /// Reads the aligned 32-bit word at byte `offset` of a cell.
-    #[inline]
-    #[must_use]
-    pub fn load_u32(&self, index: usize, offset: usize, order: Ordering) -> u32 {
-        assert!(offset.is_multiple_of(4) && offset + 4 <= size_of::<T>(), "word lies in the cell");
-        let cell = self.cell(index).cast::<u32>();
-        // SAFETY: the word lies inside the cell (just checked) and is aligned.
-        let word = unsafe { AtomicU32::from_ptr(cell.add(offset / 4)) };
-        word.load(order)
     }
 }

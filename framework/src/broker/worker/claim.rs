@@ -1,0 +1,220 @@
+//! Claiming a queue: checks, the driver's part, and what the client gets.
+
+use std::os::fd::OwnedFd;
+
+use super::Worker;
+use super::records::{Live, Queue, QueueState};
+use crate::bus::proof::PartitionId;
+use crate::bus::{BusError, QueueToken, Slice};
+use crate::driver::{QueueGrant, QueueMemory, QueueRequest};
+use crate::tier::Tier;
+use crate::wire::{Grant, Limit, Place, Refusal, Reply, SignalLayout};
+
+/// What a client asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) entries: u32,
+    pub(super) at_least: Tier,
+    pub(super) submission: Place,
+    pub(super) completion: Place,
+}
+
+/// A queue that is reserved in the records.
+struct Reserved {
+    queue: u16,
+    partition: PartitionId,
+    memory: QueueMemory,
+    at_least: Tier,
+    /// Resets of the device until now.
+    resets: u64,
+}
+
+/// A queue, ready to be sent.
+struct Offer {
+    grant: Grant,
+    fds: Vec<OwnedFd>,
+    slice: Slice,
+}
+
+impl Worker {
+    pub(super) async fn claim(
+        &self,
+        session: u64,
+        wanted: Wanted,
+    ) -> Result<(Reply, Vec<OwnedFd>), Refusal> {
+        // A device that is being reset makes no queues.
+        drop(self.reset.lock().await);
+        let reserved = self.reserve(session, wanted)?;
+        let result = self.create(session, wanted, &reserved).await;
+        if let Some(holder) = self.records.borrow_mut().sessions.get_mut(&session) {
+            holder.creating = holder.creating.saturating_sub(1);
+        }
+        self.changed.notify_waiters();
+        result
+    }
+
+    /// Checks everything that needs no device, and takes an id.
+    fn reserve(&self, session: u64, wanted: Wanted) -> Result<Reserved, Refusal> {
+        let records = &mut *self.records.borrow_mut();
+        let holder = records.granting(session, &self.info.name)?;
+        let rights = holder.rights;
+        if wanted.at_least > rights.max_tier {
+            let why = format!("the policy allows this user at most {}", rights.max_tier);
+            return Err(Refusal::Tier { asked: wanted.at_least, why });
+        }
+        let max = self.plan.max_entries;
+        if wanted.entries < 2 || wanted.entries > max {
+            let device = self.info.name.clone();
+            return Err(Refusal::Entries { entries: wanted.entries, max, device });
+        }
+        let locate = |place: Place, entry: u32| {
+            holder.locate(place.arena, place.offset, u64::from(wanted.entries) * u64::from(entry))
+        };
+        let memory = QueueMemory {
+            submission: locate(wanted.submission, self.plan.submission_entry)?,
+            completion: locate(wanted.completion, self.plan.completion_entry)?,
+        };
+        let Some(partition) = holder.partition.as_ref().map(|partition| partition.id()) else {
+            return Err(Refusal::Protocol("a queue without an arena".to_owned()));
+        };
+        records.check_quota(session, Limit::Queues, 1)?;
+        let Some(queue) = records.free_queues.pop_first() else {
+            let device = self.info.name.clone();
+            return Err(Refusal::NoQueueLeft { device, total: self.plan.queues });
+        };
+        let resets = records.resets;
+        if let Some(holder) = records.sessions.get_mut(&session) {
+            holder.creating += 1;
+            let state = QueueState::Creating;
+            let tier = rights.required_tier;
+            holder.queues.insert(queue, Queue { entries: wanted.entries, tier, vector: None, state });
+        }
+        let at_least = wanted.at_least.max(rights.required_tier);
+        Ok(Reserved { queue, partition, memory, at_least, resets })
+    }
+
+    async fn create(
+        &self,
+        session: u64,
+        wanted: Wanted,
+        reserved: &Reserved,
+    ) -> Result<(Reply, Vec<OwnedFd>), Refusal> {
+        let made = self.make(session, wanted, reserved).await?;
+        let offer = match self.offer(wanted, reserved, &made) {
+            Ok(offer) => offer,
+            Err(refusal) => {
+                self.install(session, reserved, None);
+                self.unmake(session, reserved.queue).await;
+                return Err(refusal);
+            }
+        };
+        let (grant, fds) = (offer.grant.clone(), offer.fds);
+        self.install(session, reserved, Some((offer.slice, made.vector)));
+        if self.records.borrow().resets > reserved.resets {
+            self.unmake(session, reserved.queue).await;
+            return Err(Refusal::Driver("the device was reset meanwhile; claim again".to_owned()));
+        }
+        let (queue, tier, entries) = (grant.queue, grant.tier, grant.entries);
+        tracing::info!(device = %self.name, session, queue, %tier, entries, "queue granted");
+        Ok((Reply::Granted(grant), fds))
+    }
+
+    /// The driver's part.
+    async fn make(
+        &self,
+        session: u64,
+        wanted: Wanted,
+        reserved: &Reserved,
+    ) -> Result<QueueGrant, Refusal> {
+        let queue = reserved.queue;
+        let request = QueueRequest { entries: wanted.entries, at_least: reserved.at_least };
+        let making = self.driver.create_queue(queue, &request, reserved.memory);
+        let limit = self.timeouts.create;
+        match tokio::time::timeout(limit, making).await {
+            Ok(Ok(made)) => Ok(made),
+            Ok(Err(error)) => {
+                let records = &mut *self.records.borrow_mut();
+                if let Some(holder) = records.sessions.get_mut(&session) {
+                    holder.queues.remove(&queue);
+                }
+                records.free_queues.insert(queue);
+                Err(Refusal::Driver(error.to_string()))
+            }
+            Err(_) => {
+                // Nobody knows whether the queue exists: it is ended as if it did.
+                self.install(session, reserved, None);
+                self.unmake(session, queue).await;
+                Err(self.late(&format!("queue {queue} to be created"), limit))
+            }
+        }
+    }
+
+    /// What the client gets.
+    fn offer(
+        &self,
+        wanted: Wanted,
+        reserved: &Reserved,
+        made: &QueueGrant,
+    ) -> Result<Offer, Refusal> {
+        let bus = |error: BusError| match error {
+            BusError::Tier { wanted, best, .. } => {
+                Refusal::Tier { asked: wanted, why: format!("this device gives at best {best}") }
+            }
+            other => Refusal::Driver(other.to_string()),
+        };
+        let (tail, head) = (made.submission_doorbell, made.completion_doorbell);
+        let first = tail.min(head);
+        let len = tail.max(head) - first + 4;
+        let slice = self.bus.export(made.region, first, len, reserved.at_least).map_err(bus)?;
+        let signals = self.bus.signals(made.vector).map_err(bus)?;
+        let device = &self.name;
+        let sent = slice.fd.try_clone().map_err(|error| {
+            Refusal::Driver(format!("device {device}: duplicating a slice's descriptor: {error}"))
+        })?;
+        let inside = |doorbell: u64| match doorbell.checked_sub(slice.region_offset) {
+            Some(offset) if offset + 4 <= slice.len => Ok(offset),
+            _ => Err(Refusal::Driver(format!(
+                "device {device}: the bus gave a slice without the doorbell at {doorbell:#x}"
+            ))),
+        };
+        let mut grant = Grant {
+            queue: reserved.queue,
+            tier: slice.tier,
+            entries: wanted.entries,
+            slice_offset: slice.offset,
+            slice_len: slice.len,
+            submission_doorbell: inside(tail)?,
+            completion_doorbell: inside(head)?,
+            signals: None,
+        };
+        let mut fds = vec![sent, signals.interrupt];
+        if let Some(words) = signals.words {
+            let (len, asleep, armed) = (words.len, words.asleep, words.armed);
+            grant.signals = Some(SignalLayout { len, asleep, armed });
+            fds.extend([words.memory, words.kick]);
+        }
+        Ok(Offer { grant, fds, slice })
+    }
+
+    /// The queue exists: from here on it is torn down by the proof chain.
+    fn install(&self, session: u64, reserved: &Reserved, offered: Option<(Slice, u16)>) {
+        let (slice, vector) = offered.unzip();
+        let token = QueueToken::mint(reserved.queue, reserved.partition);
+        let records = &mut *self.records.borrow_mut();
+        if let Some(vector) = vector {
+            *records.vectors.entry(vector).or_default() += 1;
+        }
+        if let Some(queue) = records.queue_mut(session, reserved.queue) {
+            queue.vector = vector;
+            queue.tier = slice.as_ref().map_or(queue.tier, |slice| slice.tier);
+            queue.state = QueueState::Live(Live { token, slice, made_at: reserved.resets });
+        }
+    }
+
+    /// Ends a queue that its client never got.
+    async fn unmake(&self, session: u64, queue: u16) {
+        if let Err(refusal) = self.release_queue(session, queue).await {
+            tracing::error!(device = %self.name, queue, %refusal, "a half-made queue stays");
+        }
+    }
+}

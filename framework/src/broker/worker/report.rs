@@ -1,0 +1,69 @@
+//! What `status` says.
+
+use super::Worker;
+use super::records::{QueueState, Session};
+use crate::wire::{
+    ArenaStatus, QueueStatus, QuotaStatus, SessionStatus, StatusReport, VERSION,
+};
+
+impl Worker {
+    pub(super) fn status(&self) -> StatusReport {
+        let records = self.records.borrow();
+        StatusReport {
+            broker_pid: rustix::process::getpid().as_raw_nonzero().get(),
+            broker_version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: VERSION,
+            spec: self.spec.to_string(),
+            device: self.info.clone(),
+            out_of_service: records.out_of_service.clone(),
+            faults: records.faults,
+            last_fault: records.last_fault,
+            resets: records.resets,
+            sessions: records.sessions.iter().map(|(number, s)| session(*number, s)).collect(),
+            sessions_omitted: 0,
+            reclaims: records.reclaims.iter().cloned().collect(),
+            quarantined_bytes: records.quarantine.bytes,
+            quarantined_queues: records.quarantine.queues.clone(),
+        }
+    }
+}
+
+fn session(number: u64, session: &Session) -> SessionStatus {
+    SessionStatus {
+        session: number,
+        pid: session.peer.pid,
+        uid: session.peer.uid,
+        gid: session.peer.gid,
+        program: session.peer.program.clone(),
+        operator: session.rights.operator,
+        queues: session
+            .queues
+            .iter()
+            .map(|(id, queue)| QueueStatus {
+                id: *id,
+                entries: queue.entries,
+                tier: queue.tier,
+                ended: match queue.state {
+                    QueueState::Ended(cause, _) => Some(cause),
+                    QueueState::Stuck => Some(crate::wire::EndCause::DeviceGone),
+                    _ => None,
+                },
+            })
+            .collect(),
+        arenas: session
+            .arenas
+            .iter()
+            .map(|(id, arena)| ArenaStatus {
+                id: *id,
+                iova: arena.mapping.iova,
+                bytes: arena.mapping.len,
+            })
+            .collect(),
+        quota: QuotaStatus {
+            queues: session.rights.queues,
+            bytes: session.rights.bytes,
+            mappings: session.rights.mappings,
+        },
+        pending: session.pending,
+    }
+}

@@ -1,0 +1,209 @@
+//! Taking back everything of a client: the whole proof chain, and the orderly shutdown.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::Worker;
+use super::records::{QueueState, Session};
+use crate::broker::BrokerError;
+use crate::bus::{PartitionQuiesced, Revoked};
+use crate::deadline::Deadline;
+use crate::wire::{EndCause, ReclaimCause, ReclaimReport, Refusal, Reply, RevokeTarget};
+
+impl Worker {
+    /// Takes back everything of a session. Returns how many queues ended; `None` if someone else is
+    /// at it or the session is unknown.
+    pub(super) async fn teardown(&self, session: u64, cause: ReclaimCause) -> Option<u32> {
+        let started = Instant::now();
+        let queues: Vec<u16> = {
+            let records = &mut *self.records.borrow_mut();
+            let found = records.sessions.get_mut(&session).filter(|session| !session.closing)?;
+            found.closing = true;
+            found.queues.keys().copied().collect()
+        };
+        // A queue that is being made right now is ended by whoever makes it, or by us after that.
+        let limit = self.timeouts.create + self.timeouts.quiesce;
+        let idle = |records: &super::Records| {
+            records.sessions.get(&session).is_none_or(|session| session.creating == 0)
+        };
+        if !self.until(limit, idle).await {
+            tracing::error!(device = %self.name, session, "a queue is still being made");
+        }
+        for queue in queues {
+            // One that does not end is stuck, and quarantined below.
+            let _ = self.end_queue(session, queue, end_cause(cause)).await;
+        }
+        let gone = self.records.borrow_mut().sessions.remove(&session)?;
+        let report = self.reclaim(session, gone, cause, started);
+        let (queues, mappings) = (report.queues, report.mappings);
+        tracing::info!(
+            device = %self.name, session, pid = report.pid, ?cause, queues, mappings,
+            bytes = report.bytes, micros = report.micros, quarantined = report.quarantined,
+            "taken back"
+        );
+        if queues + mappings + report.quarantined > 0 {
+            self.records.borrow_mut().remember(report);
+        }
+        self.changed.notify_waiters();
+        Some(queues)
+    }
+
+    /// The rest of the chain: queues' proofs, IOVA unmapped, memory released, ids reused.
+    fn reclaim(
+        &self,
+        number: u64,
+        session: Session,
+        cause: ReclaimCause,
+        started: Instant,
+    ) -> ReclaimReport {
+        let records = &mut *self.records.borrow_mut();
+        let held: BTreeSet<u16> = session.queues.keys().copied().collect();
+        let mut report = ReclaimReport {
+            session: number,
+            pid: session.peer.pid,
+            cause: if held.is_empty() && cause == ReclaimCause::Died {
+                ReclaimCause::Closed
+            } else {
+                cause
+            },
+            queues: 0,
+            mappings: 0,
+            bytes: 0,
+            micros: 0,
+            quarantined: 0,
+        };
+        let mut proofs = Vec::new();
+        for (id, queue) in session.queues {
+            match queue.state {
+                QueueState::Ended(_, revoked) => proofs.push(revoked),
+                _ => records.quarantine.queues.push(id),
+            }
+        }
+        report.queues = proofs.len() as u32;
+        let free: Vec<u16> = proofs.iter().map(Revoked::queue).collect();
+        let Some(mut partition) = session.partition else {
+            records.free_queues.extend(free);
+            report.micros = started.elapsed().as_micros() as u64;
+            return report;
+        };
+        let proof = PartitionQuiesced::of(partition.id(), &held, proofs).ok();
+        for arena in session.arenas.into_values() {
+            let len = arena.mapping.len;
+            let unmapped = match &proof {
+                Some(proof) => self.bus.dma().unmap(arena.mapping, proof),
+                None => Err((arena.mapping, crate::dma::DmaError::Unreachable(
+                    "a queue of the partition did not end".to_owned(),
+                ))),
+            };
+            match unmapped.map(|unmapped| partition.release(unmapped)) {
+                Ok(Ok(())) => {
+                    report.mappings += 1;
+                    report.bytes += len;
+                    // The memory is released here: after the unmap, before the range is reused.
+                    drop(arena.memfd);
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(device = %self.name, %error, "an IOVA range is lost");
+                    report.quarantined += 1;
+                }
+                Err((mapping, error)) => {
+                    tracing::error!(device = %self.name, %error, "quarantined a mapping");
+                    report.quarantined += 1;
+                    records.quarantine.bytes += len;
+                    records.quarantine.kept.push((mapping, arena.memfd));
+                }
+            }
+        }
+        match records.iova.release(partition) {
+            Ok(()) => {}
+            Err(partition) => records.iova.quarantine(partition),
+        }
+        records.free_queues.extend(free);
+        report.micros = started.elapsed().as_micros() as u64;
+        report
+    }
+
+    /// An operator takes grants back.
+    pub(super) async fn revoke(
+        &self,
+        session: u64,
+        target: RevokeTarget,
+    ) -> Result<Reply, Refusal> {
+        let (queue, sessions) = {
+            let records = self.records.borrow();
+            let me = records.sessions.get(&session);
+            if !me.is_some_and(|me| me.rights.operator) {
+                let uid = me.map_or(u32::MAX, |me| me.peer.uid);
+                let device = self.info.name.clone();
+                return Err(Refusal::NotOperator { uid, device, what: "revoke".to_owned() });
+            }
+            let numbers = records.sessions.iter();
+            match target {
+                RevokeTarget::Queue(queue) => {
+                    (Some(queue), records.owner(queue).into_iter().collect::<Vec<_>>())
+                }
+                RevokeTarget::Session(wanted) => {
+                    (None, numbers.map(|(n, _)| *n).filter(|n| *n == wanted).collect())
+                }
+                RevokeTarget::Pid(pid) => {
+                    (None, numbers.filter(|(_, s)| s.peer.pid == pid).map(|(n, _)| *n).collect())
+                }
+            }
+        };
+        if sessions.is_empty() {
+            let text = match target {
+                RevokeTarget::Queue(queue) => format!("no client has queue {queue}"),
+                RevokeTarget::Session(session) => format!("there is no session {session}"),
+                RevokeTarget::Pid(pid) => format!("process {pid} has no session"),
+            };
+            return Err(Refusal::NoTarget(text));
+        }
+        let concerned = sessions.len() as u32;
+        if let (Some(queue), Some(owner)) = (queue, sessions.first()) {
+            self.end_queue(*owner, queue, EndCause::Revoked).await?;
+            return Ok(Reply::Revoked { queues: 1, sessions: concerned });
+        }
+        let mut queues = 0;
+        for victim in sessions {
+            let out = self.records.borrow().out(victim);
+            queues += self.teardown(victim, ReclaimCause::Revoked).await.unwrap_or(0);
+            if let Some(out) = out {
+                out.close();
+            }
+        }
+        Ok(Reply::Revoked { queues, sessions: concerned })
+    }
+
+    /// The orderly end: every grant is taken back, the device is shut down.
+    pub(super) async fn shut_down(&self) -> Result<(), BrokerError> {
+        let sessions: Vec<_> = {
+            let records = &mut *self.records.borrow_mut();
+            records.shutting_down = true;
+            records.sessions.iter().map(|(number, s)| (*number, s.out.clone())).collect()
+        };
+        for (session, out) in sessions {
+            self.teardown(session, ReclaimCause::Shutdown).await;
+            out.close();
+        }
+        let limit = self.timeouts.shutdown;
+        let asked = self.driver.shutdown(Deadline::after(limit));
+        let device = std::sync::Arc::clone(&self.name);
+        match tokio::time::timeout(limit, asked).await {
+            Ok(Ok(())) => {
+                tracing::info!(device = %self.name, "shut down");
+                Ok(())
+            }
+            Ok(Err(source)) => Err(BrokerError::Shutdown { device, source }),
+            Err(_) => Err(BrokerError::ShutdownTimedOut { device, after: limit }),
+        }
+    }
+}
+
+fn end_cause(cause: ReclaimCause) -> EndCause {
+    match cause {
+        ReclaimCause::Revoked | ReclaimCause::Protocol => EndCause::Revoked,
+        ReclaimCause::Closed | ReclaimCause::Died => EndCause::Released,
+        ReclaimCause::DeviceGone => EndCause::DeviceGone,
+        ReclaimCause::Shutdown => EndCause::Shutdown,
+    }
+}

@@ -1,0 +1,251 @@
+//! Claiming a queue: rings from the client's arena, doorbells from the broker.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use doorbell_queues::{
+    Doorbell, Fate, Queue, QueueName, QueueParts, QueueProtocol, SharedMem, Word32,
+};
+
+use super::handle::QueueHandle;
+use super::{ClientError, Inner, QueueSpec};
+use crate::bus::{MappedSignals, SignalWords, Signals};
+use crate::dma::{DmaShared, Prefault, map_fd};
+use crate::tier::Tier;
+use crate::wait::line::{Limits, Line};
+use crate::wait::{Eventfd, QueueInterrupt};
+use crate::wire::{Grant, Place, Reply, Request};
+
+/// The most commands that can be in flight on one queue (four bits of a tag are its generation).
+const MAX_DEPTH: u32 = 4096;
+
+/// The rings of a queue. They go back to the arena only after the broker's word.
+#[derive(Debug)]
+pub(super) struct Rings {
+    submission: DmaShared,
+    completion: DmaShared,
+}
+
+/// What the grant's descriptors were made into.
+struct Mapped {
+    slice: SharedMem,
+    signals: MappedSignals,
+}
+
+/// A queue that is granted and not in use yet. Dropping it gives it back.
+#[derive(Debug)]
+pub struct Claimed {
+    pub(super) lease: Lease,
+    grant: Grant,
+    spec: QueueSpec,
+    line: Arc<Line>,
+    armed: Option<Word32>,
+    submission_doorbell: Doorbell,
+    completion_doorbell: Doorbell,
+}
+
+/// The right to a queue: when it is dropped the queue is released, and what it keeps is kept until
+/// the broker confirms that the device is done with it.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) inner: Arc<Inner>,
+    pub(super) queue: u16,
+    rings: Option<Rings>,
+}
+
+impl Lease {
+    /// Takes the rings, so that dropping the lease releases nothing.
+    pub(super) fn take(&mut self) -> Option<Rings> {
+        self.rings.take()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(rings) = self.rings.take() {
+            let request = Request::ReleaseQueue { queue: self.queue };
+            self.inner.link.post(&request, Some(Box::new(rings)));
+        }
+    }
+}
+
+pub(super) async fn claim<P: QueueProtocol>(
+    inner: &Arc<Inner>,
+    spec: QueueSpec,
+) -> Result<Claimed, ClientError> {
+    let entries = check::<P>(inner, spec)?;
+    let ring = |size: usize| inner.dma.alloc_shared(entries as usize * size);
+    let rings =
+        Rings { submission: ring(size_of::<P::Entry>())?, completion: ring(size_of::<P::Completion>())? };
+    let request = Request::Claim {
+        entries,
+        at_least: spec.at_least,
+        submission: inner.place(&rings.submission)?,
+        completion: inner.place(&rings.completion)?,
+    };
+    let answer = inner.call(&request, Vec::new(), Some(Box::new(rings)), inner.link.limit).await?;
+    let (grant, fds, keep) = match answer {
+        (Reply::Granted(grant), fds, Some(keep)) => (grant, fds, keep),
+        (other, ..) => return Err(inner.unexpected(&request, &other)),
+    };
+    let Ok(rings) = keep.downcast::<Rings>() else {
+        return Err(inner.unusable("the rings are not those of the claim"));
+    };
+    let lease = Lease { inner: Arc::clone(inner), queue: grant.queue, rings: Some(*rings) };
+    Claimed::new(lease, grant, spec, fds)
+}
+
+/// Entries of each ring: a power of two where the device allows that.
+fn check<P: QueueProtocol>(inner: &Inner, spec: QueueSpec) -> Result<u32, ClientError> {
+    let device = &inner.device;
+    let max = MAX_DEPTH.min(device.max_entries.saturating_sub(1));
+    if spec.depth == 0 || spec.depth > max {
+        return Err(ClientError::Depth { device: device.name.clone(), depth: spec.depth, max });
+    }
+    let ours = (size_of::<P::Entry>(), size_of::<P::Completion>());
+    let theirs = (device.submission_entry as usize, device.completion_entry as usize);
+    if ours != theirs {
+        let text = |(entry, completion)| format!("{entry} and {completion}");
+        return Err(ClientError::Protocol {
+            device: device.name.clone(),
+            theirs: text(theirs),
+            ours: text(ours),
+        });
+    }
+    let wanted = spec.depth + 1;
+    let round = wanted.next_power_of_two();
+    Ok(if round <= device.max_entries { round } else { wanted })
+}
+
+impl Inner {
+    fn place(&self, ring: &DmaShared) -> Result<Place, ClientError> {
+        let iova = ring.iova();
+        let holds = |arena: &&super::Donated| iova >= arena.iova && iova - arena.iova < arena.len;
+        match self.arenas().iter().find(holds) {
+            Some(arena) => Ok(Place { arena: arena.id, offset: iova - arena.iova }),
+            None => Err(self.unusable("a ring lies in no arena that was donated")),
+        }
+    }
+
+    fn unusable(&self, why: &str) -> ClientError {
+        ClientError::Answer {
+            socket: Arc::clone(&self.link.name),
+            what: "claim a queue",
+            why: why.to_owned(),
+        }
+    }
+}
+
+impl Claimed {
+    fn new(
+        lease: Lease,
+        grant: Grant,
+        spec: QueueSpec,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Self, ClientError> {
+        let mapped = map(&lease.inner, &grant, fds)?;
+        let doorbell = |offset: u64| {
+            let word = usize::try_from(offset).ok().map(|offset| mapped.slice.word32(offset));
+            match word {
+                Some(Ok(word)) => Ok(word),
+                _ => Err(lease.inner.unusable("a doorbell lies outside of its slice")),
+            }
+        };
+        let (tail, head) = (doorbell(grant.submission_doorbell)?, doorbell(grant.completion_doorbell)?);
+        let MappedSignals { interrupt, armed, wake } = mapped.signals;
+        let submission_doorbell = Doorbell::new(tail, wake);
+        let completion_doorbell = Doorbell::new(head, None);
+        let (queue, weak) = (grant.queue, Arc::downgrade(&lease.inner.link));
+        let report = Box::new(move |overdue| {
+            if let Some(link) = weak.upgrade() {
+                link.overdue(queue, overdue);
+            }
+        });
+        let limits = Limits { limit: spec.time_limit, report };
+        let line = Line::new(Eventfd::from(interrupt), Arc::new(Fate::new()), Some(limits));
+        let line = Arc::new(line);
+        lease.inner.link.register(queue, &line);
+        Ok(Self { lease, grant, spec, line, armed, submission_doorbell, completion_doorbell })
+    }
+
+    /// The queue's id on the device.
+    #[must_use]
+    pub fn id(&self) -> u16 {
+        self.grant.queue
+    }
+
+    /// The isolation that the queue really has.
+    #[must_use]
+    pub fn tier(&self) -> Tier {
+        self.grant.tier
+    }
+
+    /// Entries of each ring.
+    #[must_use]
+    pub fn entries(&self) -> u32 {
+        self.grant.entries
+    }
+
+    /// Commands that can be in flight: the depth that was asked for.
+    #[must_use]
+    pub fn depth(&self) -> u32 {
+        self.spec.depth
+    }
+
+    /// The connection that it belongs to.
+    #[must_use]
+    pub fn client(&self) -> super::Client {
+        super::Client { inner: Arc::clone(&self.lease.inner) }
+    }
+
+    /// The queue itself. `B` is what a command keeps while the device works on it.
+    ///
+    /// # Errors
+    /// [`ClientError::Geometry`] if the grant makes no queue; it is given back then.
+    pub fn into_queue<P: QueueProtocol, B: Send + 'static>(
+        self,
+    ) -> Result<QueueHandle<P, B>, ClientError> {
+        let Some(rings) = &self.lease.rings else {
+            return Err(self.lease.inner.unusable("the queue was released"));
+        };
+        let fate = Arc::clone(&self.line.fate);
+        let hub = Arc::clone(&self.lease.inner.link.hub);
+        let parts = QueueParts {
+            name: QueueName {
+                device: self.lease.inner.device.name.as_str().into(),
+                queue: self.grant.queue,
+            },
+            submission: rings.submission.mem().clone(),
+            submission_entries: self.grant.entries,
+            completion: rings.completion.mem().clone(),
+            completion_entries: self.grant.entries,
+            slots: self.spec.depth as u16,
+            submission_doorbell: self.submission_doorbell,
+            completion_doorbell: self.completion_doorbell,
+            interrupt: Box::new(QueueInterrupt::new(self.line, self.armed, Some(hub))),
+            fate,
+            spin: self.spec.spin,
+        };
+        let queue = Queue::new(parts)?;
+        Ok(QueueHandle::new(queue, self.lease, self.grant.tier))
+    }
+}
+
+/// Maps what came with a grant; the order of the descriptors is the protocol's.
+fn map(inner: &Inner, grant: &Grant, fds: Vec<OwnedFd>) -> Result<Mapped, ClientError> {
+    let mut fds = fds.into_iter();
+    let (Some(slice), Some(interrupt)) = (fds.next(), fds.next()) else {
+        return Err(inner.unusable("descriptors are missing"));
+    };
+    let len = usize::try_from(grant.slice_len).unwrap_or(usize::MAX);
+    let slice = map_fd(slice.as_fd(), grant.slice_offset, len, Prefault::No)?;
+    let words = match (grant.signals, fds.next(), fds.next()) {
+        (None, None, None) => None,
+        (Some(layout), Some(memory), Some(kick)) => {
+            let (len, asleep, armed) = (layout.len, layout.asleep, layout.armed);
+            Some(SignalWords { memory, len, asleep, armed, kick })
+        }
+        _ => return Err(inner.unusable("descriptors of the signal words are missing")),
+    };
+    Ok(Mapped { slice, signals: MappedSignals::map(Signals { interrupt, words })? })
+}

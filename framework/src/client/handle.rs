@@ -1,0 +1,101 @@
+//! [`QueueHandle`]: a queue that a client uses, until it gives it back.
+
+use std::ops::Deref;
+
+use doorbell_queues::{Queue, QueueProtocol};
+
+use super::claim::{Lease, Rings};
+use super::{Client, ClientError};
+use crate::tier::Tier;
+use crate::wire::{Refusal, Reply, Request};
+
+/// A queue of this client's own. It derefs to [`Queue`].
+///
+/// Dropping it gives the queue back to the broker; buffers that the device may still be writing to,
+/// and the rings, are kept until the broker confirms that the device is done with them, by the
+/// client's thread: the drop does not wait. [`release`](Self::release) does.
+#[derive(Debug)]
+pub struct QueueHandle<P: QueueProtocol, B: Send + 'static> {
+    queue: Option<Queue<P, B>>,
+    lease: Lease,
+    tier: Tier,
+}
+
+/// What stays in place until the broker's word.
+struct Kept<B> {
+    _rings: Option<Rings>,
+    _buffers: Vec<B>,
+}
+
+impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
+    pub(super) fn new(queue: Queue<P, B>, lease: Lease, tier: Tier) -> Self {
+        Self { queue: Some(queue), lease, tier }
+    }
+
+    /// The isolation that the queue really has.
+    #[must_use]
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// The queue's id on the device.
+    #[must_use]
+    pub fn id(&self) -> u16 {
+        self.lease.queue
+    }
+
+    /// The connection that it belongs to.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client { inner: std::sync::Arc::clone(&self.lease.inner) }
+    }
+
+    fn give_up(&mut self) -> Option<Kept<B>> {
+        let queue = self.queue.take()?;
+        let buffers = queue.give_up();
+        Some(Kept { _rings: self.lease.take(), _buffers: buffers })
+    }
+
+    /// Gives the queue back and waits until the device is done with it. Commands still in flight
+    /// are lost; their buffers are free again when this returns `Ok`.
+    ///
+    /// # Errors
+    /// [`ClientError`]: the device did not confirm. The buffers are then never used again.
+    pub async fn release(mut self) -> Result<(), ClientError> {
+        let Some(kept) = self.give_up() else { return Ok(()) };
+        let inner = std::sync::Arc::clone(&self.lease.inner);
+        let request = Request::ReleaseQueue { queue: self.lease.queue };
+        let answer =
+            inner.link.call(&request, Vec::new(), Some(Box::new(kept)), inner.link.limit).await?;
+        match answer {
+            (Reply::Done, ..) => Ok(()),
+            (Reply::Refused(refusal), _, keep) => {
+                if !matches!(refusal, Refusal::NotYours { .. }) {
+                    // The device may still use the memory.
+                    std::mem::forget(keep);
+                }
+                let socket = std::sync::Arc::clone(&inner.link.name);
+                Err(ClientError::Refused { socket, what: request.name(), refusal })
+            }
+            (other, ..) => Err(inner.unexpected(&request, &other)),
+        }
+    }
+}
+
+impl<P: QueueProtocol, B: Send + 'static> Deref for QueueHandle<P, B> {
+    type Target = Queue<P, B>;
+
+    fn deref(&self) -> &Queue<P, B> {
+        #[expect(clippy::expect_used, reason = "it is taken by `release` and `drop` only, which own self")]
+        self.queue.as_ref().expect("the queue is there until the handle is gone")
+    }
+}
+
+impl<P: QueueProtocol, B: Send + 'static> Drop for QueueHandle<P, B> {
+    fn drop(&mut self) {
+        if let Some(kept) = self.give_up() {
+            let request = Request::ReleaseQueue { queue: self.lease.queue };
+            self.lease.inner.link.post(&request, Some(Box::new(kept)));
+        }
+    }
+}

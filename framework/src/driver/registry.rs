@@ -1,0 +1,341 @@
+//! Which drivers and software models a program has.
+//!
+//! ```ignore
+//! let registry = Registry::new().driver::<Nvme>().model("nvme", doorbell_nvme::soft::model);
+//! ```
+
+use std::future::Future;
+use std::pin::Pin;
+
+#[cfg(feature = "soft")]
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::bus::{Bus, BusError, Device, DeviceEvent, Identity, Quiesced, QueueToken, Recovered};
+use crate::deadline::Deadline;
+#[cfg(feature = "soft")]
+use crate::bus::SoftBus;
+#[cfg(feature = "soft")]
+use crate::soft::{HarnessOptions, SoftDevice};
+use crate::spec::DeviceSpec;
+
+use super::{DeviceMatch, Driver, DriverError, Plan, QueueGrant, QueueMemory, QueueRequest, Scope, Who};
+
+/// A future that stays on its device's worker thread.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// Makes a software model from the options of its [`DeviceSpec`]. The error is one line.
+#[cfg(feature = "soft")]
+pub type ModelFn = fn(&[(String, String)]) -> Result<Box<dyn SoftDevice>, String>;
+
+/// A [`Driver`] whose type is forgotten: what the broker works with. Methods as there; operations
+/// and replies of `admin` are postcard bytes.
+pub trait DynDriver {
+    /// [`Driver::NAME`].
+    fn name(&self) -> &'static str;
+    /// [`Driver::plan`].
+    fn plan(&self) -> Plan;
+    /// [`Driver::create_queue`].
+    fn create_queue<'a>(
+        &'a self,
+        id: u16,
+        request: &'a QueueRequest,
+        memory: QueueMemory,
+    ) -> LocalFuture<'a, Result<QueueGrant, DriverError>>;
+    /// [`Driver::quiesce_queue`].
+    fn quiesce_queue(
+        &self,
+        queue: QueueToken,
+        deadline: Deadline,
+    ) -> LocalFuture<'_, Result<Quiesced, (QueueToken, DriverError)>>;
+    /// [`Driver::abort`].
+    fn abort(
+        &self,
+        queue: u16,
+        tag: u16,
+        deadline: Deadline,
+    ) -> LocalFuture<'_, Result<(), DriverError>>;
+    /// [`Driver::admin`], decoded and encoded here.
+    fn admin<'a>(
+        &'a self,
+        who: &'a Who,
+        operation: &'a [u8],
+    ) -> LocalFuture<'a, Result<Vec<u8>, DriverError>>;
+    /// [`Driver::event`].
+    fn event(&self, event: DeviceEvent) -> LocalFuture<'_, ()>;
+    /// [`Driver::recover`].
+    fn recover(
+        &self,
+        scope: Scope,
+        deadline: Deadline,
+    ) -> LocalFuture<'_, Result<Recovered, DriverError>>;
+    /// [`Driver::shutdown`].
+    fn shutdown(&self, deadline: Deadline) -> LocalFuture<'_, Result<(), DriverError>>;
+}
+
+struct Erased<D>(D);
+
+impl<D: Driver> DynDriver for Erased<D> {
+    fn name(&self) -> &'static str {
+        D::NAME
+    }
+
+    fn plan(&self) -> Plan {
+        self.0.plan()
+    }
+
+    fn create_queue<'a>(
+        &'a self,
+        id: u16,
+        request: &'a QueueRequest,
+        memory: QueueMemory,
+    ) -> LocalFuture<'a, Result<QueueGrant, DriverError>> {
+        Box::pin(self.0.create_queue(id, request, memory))
+    }
+
+    fn quiesce_queue(
+        &self,
+        queue: QueueToken,
+        deadline: Deadline,
+    ) -> LocalFuture<'_, Result<Quiesced, (QueueToken, DriverError)>> {
+        Box::pin(self.0.quiesce_queue(queue, deadline))
+    }
+
+    fn abort(
+        &self,
+        queue: u16,
+        tag: u16,
+        deadline: Deadline,
+    ) -> LocalFuture<'_, Result<(), DriverError>> {
+        Box::pin(self.0.abort(queue, tag, deadline))
+    }
+
+    fn admin<'a>(
+        &'a self,
+        who: &'a Who,
+        operation: &'a [u8],
+    ) -> LocalFuture<'a, Result<Vec<u8>, DriverError>> {
+        Box::pin(async move {
+            let refused = |what: &str, error: postcard::Error| {
+                DriverError::Refused(format!(
+                    "{what} of the driver {} cannot be read ({error}); \
+                     do client and broker have the same version of it?",
+                    D::NAME
+                ))
+            };
+            let operation = match postcard::take_from_bytes::<D::Admin>(operation) {
+                Ok((operation, [])) => operation,
+                Ok(_) => {
+                    return Err(refused("an operation", postcard::Error::DeserializeBadEncoding));
+                }
+                Err(error) => return Err(refused("an operation", error)),
+            };
+            let reply = self.0.admin(who, operation).await?;
+            postcard::to_stdvec(&reply).map_err(|error| refused("a reply", error))
+        })
+    }
+
+    fn event(&self, event: DeviceEvent) -> LocalFuture<'_, ()> {
+        Box::pin(self.0.event(event))
+    }
+
+    fn recover(
+        &self,
+        scope: Scope,
+        deadline: Deadline,
+    ) -> LocalFuture<'_, Result<Recovered, DriverError>> {
+        Box::pin(self.0.recover(scope, deadline))
+    }
+
+    fn shutdown(&self, deadline: Deadline) -> LocalFuture<'_, Result<(), DriverError>> {
+        Box::pin(self.0.shutdown(deadline))
+    }
+}
+
+type Probe = fn(Device) -> LocalFuture<'static, Result<Box<dyn DynDriver>, DriverError>>;
+
+/// A driver in the registry.
+#[derive(Debug, Clone, Copy)]
+pub struct DriverEntry {
+    /// [`Driver::NAME`].
+    pub name: &'static str,
+    /// [`Driver::IDS`].
+    pub ids: &'static [DeviceMatch],
+    probe: Probe,
+}
+
+impl DriverEntry {
+    /// Resets the device and brings it up. Call it on the thread that is to run the driver.
+    ///
+    /// # Errors
+    /// As [`Driver::probe`].
+    pub async fn probe(&self, device: Device) -> Result<Box<dyn DynDriver>, DriverError> {
+        (self.probe)(device).await
+    }
+}
+
+/// A device cannot be opened, or nothing drives it.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// This program was built without the bus.
+    #[error("device {device}: this build has no bus {bus}; it has: {available}")]
+    NoBus {
+        /// The device as it was named.
+        device: String,
+        /// The bus that it needs.
+        bus: &'static str,
+        /// The buses that there are.
+        available: &'static str,
+    },
+    /// No such software model.
+    #[error("device {device}: no software model '{model}'; this program has: {available}")]
+    NoModel {
+        /// The device as it was named.
+        device: String,
+        /// The model that was named.
+        model: String,
+        /// The models that there are.
+        available: String,
+    },
+    /// The model refused its options.
+    #[error("device {device}: {why}")]
+    BadOptions {
+        /// The device as it was named.
+        device: String,
+        /// What the model said.
+        why: String,
+    },
+    /// No driver's ids match.
+    #[error(
+        "device {device}: no driver for vendor {vendor:#06x}, device {id:#06x}, class {class:#08x}; \
+         this program has: {available}"
+    )]
+    NoDriver {
+        /// The device.
+        device: String,
+        /// Its vendor id.
+        vendor: u16,
+        /// Its device id.
+        id: u16,
+        /// Its class code.
+        class: u32,
+        /// The drivers that there are, with what they match.
+        available: String,
+    },
+    /// The bus failed.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+/// The drivers and models that a program was built with. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    drivers: Vec<DriverEntry>,
+    #[cfg(feature = "soft")]
+    models: BTreeMap<&'static str, ModelFn>,
+}
+
+impl Registry {
+    /// No drivers yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a driver. Of two drivers that match a device, the one added first gets it.
+    #[must_use]
+    pub fn driver<D: Driver>(mut self) -> Self {
+        self.drivers.push(DriverEntry {
+            name: D::NAME,
+            ids: D::IDS,
+            probe: |device| {
+                Box::pin(async move {
+                    let driver = D::probe(device).await?;
+                    Ok(Box::new(Erased(driver)) as Box<dyn DynDriver>)
+                })
+            },
+        });
+        self
+    }
+
+    /// Adds a software model: what `soft:NAME` means.
+    #[cfg(feature = "soft")]
+    #[must_use]
+    pub fn model(mut self, name: &'static str, make: ModelFn) -> Self {
+        self.models.insert(name, make);
+        self
+    }
+
+    /// The drivers, in the order in which they were added.
+    #[must_use]
+    pub fn drivers(&self) -> &[DriverEntry] {
+        &self.drivers
+    }
+
+    /// The driver for a device.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoDriver`] lists what there is.
+    pub fn find(&self, identity: &Identity) -> Result<&DriverEntry, RegistryError> {
+        let matches = |entry: &&DriverEntry| entry.ids.iter().any(|id| id.matches(identity));
+        self.drivers.iter().find(matches).ok_or_else(|| RegistryError::NoDriver {
+            device: identity.name.to_string(),
+            vendor: identity.vendor,
+            id: identity.device,
+            class: identity.class,
+            available: list(self.drivers.iter().map(|entry| {
+                let ids: Vec<_> = entry.ids.iter().map(ToString::to_string).collect();
+                format!("{} ({})", entry.name, ids.join(", "))
+            })),
+        })
+    }
+
+    /// Opens the bus that reaches a device.
+    ///
+    /// # Errors
+    /// [`RegistryError`]: the bus or the model is not in this build, or it failed.
+    pub fn open_bus(&self, spec: &DeviceSpec) -> Result<Arc<dyn Bus>, RegistryError> {
+        match spec {
+            #[cfg(feature = "soft")]
+            DeviceSpec::Soft { model, options } => self.open_soft(spec, model, options),
+            #[cfg(not(feature = "soft"))]
+            DeviceSpec::Soft { .. } => Err(no_bus(spec, "soft")),
+            DeviceSpec::Pci(_) => Err(no_bus(spec, "vfio")),
+            DeviceSpec::VfioUser(_) => Err(no_bus(spec, "vfio-user")),
+        }
+    }
+}
+
+const BUSES: &str = if cfg!(feature = "soft") { "soft" } else { "none" };
+
+fn no_bus(spec: &DeviceSpec, bus: &'static str) -> RegistryError {
+    RegistryError::NoBus { device: spec.to_string(), bus, available: BUSES }
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<_> = items.collect();
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+}
+
+#[cfg(feature = "soft")]
+impl Registry {
+    fn open_soft(
+        &self,
+        spec: &DeviceSpec,
+        model: &str,
+        options: &[(String, String)],
+    ) -> Result<Arc<dyn Bus>, RegistryError> {
+        let Some(make) = self.models.get(model) else {
+            return Err(RegistryError::NoModel {
+                device: spec.to_string(),
+                model: model.to_owned(),
+                available: list(self.models.keys().map(|name| (*name).to_owned())),
+            });
+        };
+        let device = make(options)
+            .map_err(|why| RegistryError::BadOptions { device: spec.to_string(), why })?;
+        let name: Arc<str> = format!("soft:{model}").into();
+        let options = HarnessOptions { name, ..HarnessOptions::default() };
+        Ok(Arc::new(SoftBus::start(device, options)?))
+    }
+}

@@ -1,0 +1,203 @@
+//! [`Line`]: one interrupt, and all the tasks that are parked on it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Wake, Waker};
+use std::time::{Duration, Instant};
+
+use doorbell_queues::{EndReason, Fate, Parked, Tag};
+
+use super::Eventfd;
+
+/// A command that outlived its time limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Overdue {
+    /// The command; `None` for a task that waits for a free slot.
+    pub(crate) tag: Option<Tag>,
+    /// True if the command was reported before: the queue must end.
+    pub(crate) last: bool,
+}
+
+/// Time limits of the commands of one queue.
+pub(crate) struct Limits {
+    /// How long a command may be parked.
+    pub(crate) limit: Duration,
+    /// Where overdue commands are reported.
+    pub(crate) report: Box<dyn Fn(Overdue) + Send + Sync>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    waker: Waker,
+    since: u64,
+}
+
+#[derive(Debug, Default)]
+struct ParkedTasks {
+    by_tag: HashMap<u16, Entry>,
+    others: Vec<Entry>,
+    /// Wakers on their way out; kept for its capacity.
+    leaving: Vec<Waker>,
+}
+
+/// One interrupt line.
+///
+/// `Parked::since` holds milliseconds since `epoch` times two, plus one if the command was reported
+/// already.
+pub(crate) struct Line {
+    pub(crate) event: Eventfd,
+    pub(crate) fate: Arc<Fate>,
+    /// Set by a thread that took the event on behalf of the tasks.
+    fired: AtomicBool,
+    /// True while the thread polls the event.
+    pub(crate) watched: AtomicBool,
+    parked: Mutex<ParkedTasks>,
+    limits: Option<Limits>,
+    epoch: Instant,
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line").field("fate", &self.fate).finish_non_exhaustive()
+    }
+}
+
+impl Line {
+    pub(crate) fn new(event: Eventfd, fate: Arc<Fate>, limits: Option<Limits>) -> Self {
+        Self {
+            event,
+            fate,
+            fired: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
+            parked: Mutex::new(ParkedTasks::default()),
+            limits,
+            epoch: Instant::now(),
+        }
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, ParkedTasks> {
+        // No code that holds the lock panics half-way through a change.
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        // Bounded to 62 bits: 146 million years.
+        self.epoch.elapsed().as_millis() as u64
+    }
+
+    /// Remembers a parked task, in place of what was remembered for the same command.
+    pub(crate) fn park(&self, parked: &mut Parked, waker: &Waker) {
+        let since = self.stamp(parked);
+        let tasks = &mut *self.tasks();
+        let entry = match parked.tag {
+            Some(tag) => tasks.by_tag.get_mut(&tag.0),
+            None => tasks.others.iter_mut().find(|entry| entry.waker.will_wake(waker)),
+        };
+        match (entry, parked.tag) {
+            (Some(entry), _) => {
+                entry.waker.clone_from(waker);
+                entry.since = since;
+            }
+            (None, Some(tag)) => {
+                tasks.by_tag.insert(tag.0, Entry { waker: waker.clone(), since });
+            }
+            (None, None) => tasks.others.push(Entry { waker: waker.clone(), since }),
+        }
+    }
+
+    /// The task goes on without having been woken through the line.
+    pub(crate) fn unpark(&self, parked: &Parked, waker: &Waker) {
+        let tasks = &mut *self.tasks();
+        match parked.tag {
+            Some(tag) => drop(tasks.by_tag.remove(&tag.0)),
+            None => tasks.others.retain(|entry| !entry.waker.will_wake(waker)),
+        }
+    }
+
+    /// Gives the wait its start, and reports it once that is a limit ago.
+    fn stamp(&self, parked: &mut Parked) -> u64 {
+        let now = self.now();
+        let since = *parked.since.get_or_insert(now << 1);
+        if let Some(limits) = &self.limits
+            && now.saturating_sub(since >> 1) >= limits.limit.as_millis() as u64
+        {
+            (limits.report)(Overdue { tag: parked.tag, last: since & 1 == 1 });
+            parked.since = Some(now << 1 | 1);
+            return now << 1 | 1;
+        }
+        since
+    }
+
+    /// True if the interrupt fired and a thread took it.
+    pub(crate) fn take_fired(&self) -> bool {
+        // Acquire: pairs with the release in `fire`. Loaded first: most of the time it is not set.
+        self.fired.load(Ordering::Relaxed) && self.fired.swap(false, Ordering::Acquire)
+    }
+
+    /// For a thread that took the event: the next task that looks finds that it fired.
+    pub(crate) fn fire(&self) {
+        self.fired.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// Ends the queue and tells every parked task.
+    pub(crate) fn end(&self, reason: EndReason, quiesced: bool) {
+        self.fate.end(reason, quiesced);
+        self.wake_all();
+    }
+
+    /// Wakes every parked task.
+    pub(crate) fn wake_all(&self) {
+        let mut leaving = {
+            let tasks = &mut *self.tasks();
+            let mut leaving = std::mem::take(&mut tasks.leaving);
+            leaving.extend(tasks.by_tag.drain().map(|(_, entry)| entry.waker));
+            leaving.extend(tasks.others.drain(..).map(|entry| entry.waker));
+            leaving
+        };
+        // Wakers are foreign code: they run outside of the lock.
+        for waker in leaving.drain(..) {
+            waker.wake();
+        }
+        let tasks = &mut *self.tasks();
+        if tasks.leaving.capacity() < leaving.capacity() {
+            tasks.leaving = leaving;
+        }
+    }
+
+    /// How often [`Line::tick`] should run; `None` if never.
+    pub(crate) fn tick_every(&self) -> Option<Duration> {
+        let limits = self.limits.as_ref()?;
+        Some((limits.limit / 8).clamp(Duration::from_millis(5), Duration::from_secs(1)))
+    }
+
+    /// Wakes the tasks if one of them is overdue, or if the event was signalled and nobody took it
+    /// for a whole tick: a task may have parked in a runtime that nobody drives.
+    pub(crate) fn tick(&self) {
+        let (Some(limits), Some(tick)) = (&self.limits, self.tick_every()) else { return };
+        let (now, limit) = (self.now(), limits.limit.as_millis() as u64);
+        let oldest = {
+            let tasks = self.tasks();
+            tasks.by_tag.values().chain(&tasks.others).map(|entry| entry.since >> 1).min()
+        };
+        let Some(oldest) = oldest else { return };
+        let age = now.saturating_sub(oldest);
+        if age >= limit {
+            self.wake_all();
+        } else if age >= tick.as_millis() as u64 && self.event.take().unwrap_or(false) {
+            self.fire();
+        }
+    }
+}
+
+impl Wake for Line {
+    fn wake(self: Arc<Self>) {
+        self.wake_all();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_all();
+    }
+}

@@ -1,0 +1,297 @@
+//! What client and broker say to each other.
+
+use doorbell_queues::EndReason;
+use serde::{Deserialize, Serialize};
+
+use super::refusal::Refusal;
+use super::status::StatusReport;
+use crate::tier::Tier;
+
+/// Where a ring lies: in which of the client's arenas, at which byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The arena.
+    pub arena: u32,
+    /// Offset in bytes, a multiple of 4096.
+    pub offset: u64,
+}
+
+/// Whose grants the operator takes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RevokeTarget {
+    /// Everything of every session of a process.
+    Pid(i32),
+    /// Everything of one session.
+    Session(u64),
+    /// One queue.
+    Queue(u16),
+}
+
+/// What a client asks of the broker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// The first message of a connection. Answer: [`Reply::Welcome`].
+    Hello {
+        /// The program's name, for `status`; the broker cuts it at 64 bytes.
+        program: String,
+    },
+    /// Maps a sealed memfd (one descriptor) into the client's partition. Answer:
+    /// [`Reply::ArenaMapped`].
+    DonateArena {
+        /// Bytes to map from offset 0.
+        len: u64,
+    },
+    /// Unmaps an arena. Only a client without queues may: a queue's commands can name any arena.
+    /// Answer: [`Reply::Done`].
+    ReleaseArena {
+        /// The arena.
+        arena: u32,
+    },
+    /// A queue pair. Answer: [`Reply::Granted`].
+    Claim {
+        /// Entries of each ring.
+        entries: u32,
+        /// The least isolation that will do.
+        at_least: Tier,
+        /// Zeroed memory for the submission ring.
+        submission: Place,
+        /// Zeroed memory for the completion ring.
+        completion: Place,
+    },
+    /// Ends a queue, and acknowledges one that the broker has ended. Answer: [`Reply::Done`], once
+    /// the device is done with it.
+    ReleaseQueue {
+        /// The queue.
+        queue: u16,
+    },
+    /// A command has outlived its time limit. Answer: [`Reply::TimeoutHandled`].
+    TimedOut {
+        /// The queue.
+        queue: u16,
+        /// The command; `None` if a task has waited too long for a free slot.
+        tag: Option<u16>,
+        /// False asks the driver to abort the command, true to end the queue.
+        last: bool,
+    },
+    /// An operation of the driver: postcard bytes of `Driver::Admin`. Answer: [`Reply::Admin`].
+    Admin {
+        /// The operation.
+        operation: Vec<u8>,
+    },
+    /// What the broker holds. Answer: [`Reply::Status`].
+    Status,
+    /// Takes grants back; operators only. Answer: [`Reply::Revoked`].
+    Revoke {
+        /// Whose.
+        target: RevokeTarget,
+    },
+}
+
+impl Request {
+    /// Descriptors that travel with it.
+    #[must_use]
+    pub fn fds(&self) -> usize {
+        usize::from(matches!(self, Self::DonateArena { .. }))
+    }
+
+    /// The kind in words, for errors.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hello { .. } => "hello",
+            Self::DonateArena { .. } => "donate an arena",
+            Self::ReleaseArena { .. } => "release an arena",
+            Self::Claim { .. } => "claim a queue",
+            Self::ReleaseQueue { .. } => "release a queue",
+            Self::TimedOut { .. } => "report a timeout",
+            Self::Admin { .. } => "admin operation",
+            Self::Status => "status",
+            Self::Revoke { .. } => "revoke",
+        }
+    }
+}
+
+/// The device, as a client learns of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// As the operator names it.
+    pub name: String,
+    /// The driver.
+    pub driver: String,
+    /// PCI vendor id.
+    pub vendor: u16,
+    /// PCI device id.
+    pub device: u16,
+    /// PCI class code, 24 bits.
+    pub class: u32,
+    /// NUMA node, if known.
+    pub numa_node: Option<u32>,
+    /// I/O queues that can exist at once, over all clients.
+    pub queues: u16,
+    /// Most entries of one ring.
+    pub max_entries: u32,
+    /// Bytes of a submission entry.
+    pub submission_entry: u32,
+    /// Bytes of a completion entry.
+    pub completion_entry: u32,
+}
+
+/// Where the signal words of a software device lie (see `bus::SignalWords`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalLayout {
+    /// Bytes of the memory to map.
+    pub len: u64,
+    /// Byte offset of the asleep word.
+    pub asleep: u64,
+    /// Byte offset of the arm word.
+    pub armed: u64,
+}
+
+/// A queue. Descriptors: the BAR slice, the interrupt's eventfd, and with `signals` the words'
+/// memory and the eventfd that wakes the device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The queue's id on the device.
+    pub queue: u16,
+    /// The isolation that it really has.
+    pub tier: Tier,
+    /// Entries of each ring.
+    pub entries: u32,
+    /// Offset of the slice in its descriptor, page-aligned.
+    pub slice_offset: u64,
+    /// Bytes of the slice, whole pages.
+    pub slice_len: u64,
+    /// Byte offset of the submission tail doorbell in the slice.
+    pub submission_doorbell: u64,
+    /// Byte offset of the completion head doorbell in the slice.
+    pub completion_doorbell: u64,
+    /// Present on software devices.
+    pub signals: Option<SignalLayout>,
+}
+
+/// What was done about a command that timed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Timeout {
+    /// The device was asked to abort it; it completes through its queue, or times out again.
+    AbortRequested,
+    /// The queue was ended.
+    QueueEnded,
+}
+
+/// The broker's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The connection stands.
+    Welcome {
+        /// The session's number, as `status` shows it.
+        session: u64,
+        /// Requests that may be unanswered at once; more end the connection.
+        max_pending: u32,
+        /// The device.
+        device: DeviceInfo,
+    },
+    /// The arena is mapped.
+    ArenaMapped {
+        /// Its number.
+        arena: u32,
+        /// Its first address on the device.
+        iova: u64,
+    },
+    /// A queue.
+    Granted(Grant),
+    /// It is done.
+    Done,
+    /// See [`Timeout`].
+    TimeoutHandled(Timeout),
+    /// Postcard bytes of `Driver::Reply`.
+    Admin {
+        /// The reply.
+        reply: Vec<u8>,
+    },
+    /// What the broker holds.
+    Status(Box<StatusReport>),
+    /// What was taken back.
+    Revoked {
+        /// Queues that ended.
+        queues: u32,
+        /// Sessions that were concerned.
+        sessions: u32,
+    },
+    /// The broker did not do it.
+    Refused(Refusal),
+}
+
+impl Reply {
+    /// Descriptors that travel with it.
+    #[must_use]
+    pub fn fds(&self) -> usize {
+        match self {
+            Self::Granted(Grant { signals: Some(_), .. }) => 4,
+            Self::Granted(_) => 2,
+            _ => 0,
+        }
+    }
+
+    /// The kind in words, for errors.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Welcome { .. } => "welcome",
+            Self::ArenaMapped { .. } => "arena mapped",
+            Self::Granted(_) => "queue granted",
+            Self::Done => "done",
+            Self::TimeoutHandled(_) => "timeout handled",
+            Self::Admin { .. } => "admin reply",
+            Self::Status(_) => "status",
+            Self::Revoked { .. } => "revoked",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
+/// Why the broker ended a queue; the part of [`EndReason`] that a broker can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndCause {
+    /// The operator took it back.
+    Revoked,
+    /// The device was reset.
+    DeviceReset,
+    /// The device is gone or failed for good.
+    DeviceGone,
+    /// A command timed out.
+    TimedOut,
+    /// The broker is shutting down.
+    Shutdown,
+    /// Its client gave it back.
+    Released,
+}
+
+impl From<EndCause> for EndReason {
+    fn from(cause: EndCause) -> Self {
+        match cause {
+            EndCause::Revoked => Self::Revoked,
+            EndCause::DeviceReset => Self::DeviceReset,
+            EndCause::DeviceGone => Self::DeviceGone,
+            EndCause::TimedOut => Self::TimedOut,
+            EndCause::Shutdown => Self::BrokerGone,
+            EndCause::Released => Self::Released,
+        }
+    }
+}
+
+/// What the broker tells without being asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A queue has ended. Its id stays the client's until it sends [`Request::ReleaseQueue`].
+    QueueEnded {
+        /// The queue.
+        queue: u16,
+        /// Why.
+        cause: EndCause,
+        /// True if the device can no longer touch the memory of the queue's commands.
+        quiesced: bool,
+    },
+    /// The device is gone, or failed for good: nothing more can be claimed.
+    DeviceGone,
+}

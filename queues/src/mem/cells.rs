@@ -1,0 +1,194 @@
+//! Arrays of fixed-size cells: the entries of a ring.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use bytemuck::Pod;
+
+use super::Owner;
+
+/// An array of fixed-size cells in device-shared memory, as
+/// [`SharedMem::cells`](super::SharedMem::cells) gives it.
+///
+/// A cell is never lent out: [`write`](Self::write) and [`publish`](Self::publish) copy a value in,
+/// [`read`](Self::read) copies it out, each eight bytes as one atomic access. An index outside of the
+/// array is a defect of the caller and panics: both sides keep their indices below
+/// [`count`](Self::count) and never take one from the other side unchecked.
+///
+/// # Invariants
+/// * `base` is 8-byte aligned and valid for `count * size_of::<T>()` bytes while `_owner` lives, and
+///   the range is only accessed atomically;
+/// * `size_of::<T>()` is a multiple of 8 and not 0.
+pub struct Cells<T> {
+    base: NonNull<u64>,
+    count: usize,
+    _owner: Owner,
+    _entry: PhantomData<fn(T) -> T>,
+}
+
+// SAFETY: only atomic accesses; the owner is Send + Sync.
+unsafe impl<T> Send for Cells<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Cells<T> {}
+
+impl<T> fmt::Debug for Cells<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cells").field("count", &self.count).finish_non_exhaustive()
+    }
+}
+
+impl<T: Pod> Cells<T> {
+    /// # Safety
+    /// The type's invariants.
+    pub(super) unsafe fn new(base: NonNull<u64>, count: usize, owner: Owner) -> Self {
+        Self { base, count, _owner: owner, _entry: PhantomData }
+    }
+
+    /// How many cells there are.
+    #[must_use]
+    #[inline]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Writes a cell, word by word in ascending order, each word as one relaxed store. The other
+    /// side may look at it only after a later store with `Release`: a doorbell.
+    #[inline]
+    pub fn write(&self, index: usize, value: &T) {
+        CellArray::write(self, index, value);
+    }
+
+    /// Writes a cell for a reader that has no doorbell but waits for the word at byte `last` to
+    /// change (a completion's phase): the eight bytes that hold that word are stored after all the
+    /// others, with `Release`. It is the device's half of [`load_u32`](Self::load_u32) and
+    /// [`read`](Self::read).
+    #[inline]
+    pub fn publish(&self, index: usize, value: &T, last: usize) {
+        CellArray::publish(self, index, value, last);
+    }
+
+    /// Reads a cell, word by word. Read the word that the other side writes last with
+    /// [`load_u32`](Self::load_u32) and `Acquire` first; then the rest is as it was before that
+    /// store. The value is a copy: what is checked on it stays true whatever the other side does.
+    #[inline]
+    #[must_use]
+    pub fn read(&self, index: usize) -> T {
+        CellArray::read(self, index)
+    }
+
+    /// Reads the aligned 32-bit word at byte `offset` of a cell.
+    #[inline]
+    #[must_use]
+    pub fn load_u32(&self, index: usize, offset: usize, order: Ordering) -> u32 {
+        CellArray::load_u32(self, index, offset, order)
+    }
+}
+
+/// The words of one cell.
+///
+/// # Invariants
+/// `base` is aligned and valid for `size_of::<T>()` bytes for `'a`, which are only accessed
+/// atomically.
+#[derive(Clone, Copy)]
+pub(crate) struct Words<'a, T> {
+    base: NonNull<u64>,
+    _cells: PhantomData<&'a Cells<T>>,
+}
+
+impl<T: Pod> Words<'_, T> {
+    #[inline]
+    fn atomic(&self, word: usize) -> &AtomicU64 {
+        assert!(word < size_of::<T>() / 8, "the word lies in the cell");
+        // SAFETY: inside the cell (just checked), aligned and only accessed atomically (type
+        // invariant).
+        unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(word)) }
+    }
+}
+
+/// The words of one cell: of shared memory, or loom's in a model.
+pub(crate) trait CellWords: Copy {
+    fn load(self, word: usize, order: Ordering) -> u64;
+    fn store(self, word: usize, value: u64, order: Ordering);
+}
+
+impl<T: Pod> CellWords for Words<'_, T> {
+    #[inline]
+    fn load(self, word: usize, order: Ordering) -> u64 {
+        self.atomic(word).load(order)
+    }
+    #[inline]
+    fn store(self, word: usize, value: u64, order: Ordering) {
+        self.atomic(word).store(value, order);
+    }
+}
+
+/// How cells are written and read: on [`Cells`], and on loom's in a model, by the same code.
+pub(crate) trait CellArray<T: Pod> {
+    type Words<'a>: CellWords
+    where
+        Self: 'a;
+
+    fn count(&self) -> usize;
+
+    /// The words of the cell number `index`, which is below `count`.
+    fn words(&self, index: usize) -> Self::Words<'_>;
+
+    #[inline]
+    fn write(&self, index: usize, value: &T) {
+        let cell = self.words(index);
+        for (i, word) in bytemuck::bytes_of(value).as_chunks::<8>().0.iter().enumerate() {
+            cell.store(i, u64::from_ne_bytes(*word), Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn publish(&self, index: usize, value: &T, last: usize) {
+        let cell = self.words(index);
+        let words = bytemuck::bytes_of(value).as_chunks::<8>().0;
+        for (i, word) in words.iter().enumerate().filter(|(i, _)| *i != last / 8) {
+            cell.store(i, u64::from_ne_bytes(*word), Ordering::Relaxed);
+        }
+        // Release: whoever sees this word with Acquire sees the words stored above.
+        cell.store(last / 8, u64::from_ne_bytes(words[last / 8]), Ordering::Release);
+    }
+
+    #[inline]
+    fn read(&self, index: usize) -> T {
+        let cell = self.words(index);
+        let mut value = T::zeroed();
+        let words = bytemuck::bytes_of_mut(&mut value).as_chunks_mut::<8>().0;
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = cell.load(i, Ordering::Relaxed).to_ne_bytes();
+        }
+        value
+    }
+
+    #[inline]
+    fn load_u32(&self, index: usize, offset: usize, order: Ordering) -> u32 {
+        assert!(offset.is_multiple_of(4), "the word is aligned");
+        // The eight bytes around the word, because that is how `publish` stores it: atomics of two
+        // sizes must not race.
+        let halves = self.words(index).load(offset / 8, order).to_ne_bytes();
+        let [a, b] = halves.as_chunks::<4>().0 else { return 0 };
+        u32::from_ne_bytes(if offset.is_multiple_of(8) { *a } else { *b })
+    }
+}
+
+impl<T: Pod> CellArray<T> for Cells<T> {
+    type Words<'a> = Words<'a, T>;
+
+    #[inline]
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    #[inline]
+    fn words(&self, index: usize) -> Words<'_, T> {
+        assert!(index < self.count, "a cell's index is inside the ring");
+        // SAFETY: `index < count`, so the cell lies inside the range.
+        let base = unsafe { self.base.add(index * (size_of::<T>() / 8)) };
+        Words { base, _cells: PhantomData }
+    }
+}

@@ -1,0 +1,9 @@
+//! Tests of a queue against a device in memory.
+
+mod basics;
+mod futures;
+mod garbage;
+mod model;
+mod reentrancy;
+mod slot_free;
+mod violations;

@@ -1,0 +1,275 @@
+//! The side of a queue on which tasks wait: looking, spinning, parking, waking.
+
+use core::future::poll_fn;
+use core::task::{Context, Poll, Waker};
+
+use super::{Completed, Queue, Reaped};
+use crate::error::QueueError;
+use crate::protocol::{QueueProtocol, Tag};
+use crate::slots::{Settled, WakerWanted};
+use crate::wait::{Parked, SpinBudget};
+
+/// How often a poll may find the interrupt fired and nothing for itself before it lets other tasks
+/// run: an interrupt that fires all the time must not hold a thread.
+pub(crate) const ROUNDS: usize = 4;
+
+/// A place in the line for a free slot. Whoever leaves it while a slot is free wakes the next: so a
+/// free slot never lies idle beside a waiting task, even if the one that was woken for it went away.
+struct InLine<'q, P: QueueProtocol, B> {
+    queue: &'q Queue<P, B>,
+    ticket: u64,
+}
+
+impl<P: QueueProtocol, B> Drop for InLine<'_, P, B> {
+    fn drop(&mut self) {
+        let waker = self.queue.waiters.borrow_mut().remove(self.ticket);
+        drop(waker);
+        if self.queue.has_free_slot() {
+            self.queue.slot_freed();
+        }
+    }
+}
+
+impl<P: QueueProtocol, B> Queue<P, B> {
+    /// Reaps up to `budget` completions for everyone. `own` is the command whose future looks: its
+    /// task runs already and needs no waking. Without a callback the completions that are for one
+    /// are kept.
+    #[inline]
+    pub(crate) fn look(
+        &self,
+        budget: usize,
+        own: Option<Tag>,
+        mut direct: Option<impl FnMut(Completed<P, B>)>,
+    ) -> Result<usize, QueueError> {
+        let mut reaped = 0;
+        while reaped < budget {
+            let next = self.core.borrow_mut().next(direct.is_none());
+            let Reaped { tag, outcome, settled } = match next {
+                Ok(Some(next)) => next,
+                Ok(None) => break,
+                Err(violation) => return Err(self.violated(violation)),
+            };
+            reaped += 1;
+            // Code of others (wakers, buffers' drop, the callback) runs outside of the borrow, and
+            // after the queue's own work, so that it loses nothing if that code panics.
+            match settled {
+                Settled::Kept(None) => {}
+                Settled::Kept(Some(waker)) => {
+                    if own != Some(tag) {
+                        waker.wake();
+                    }
+                }
+                Settled::Direct(buffer) => {
+                    self.slot_freed();
+                    if let Some(direct) = &mut direct {
+                        direct(Completed { tag, outcome, buffer });
+                    }
+                }
+                Settled::Orphan(buffer) => {
+                    self.slot_freed();
+                    drop(buffer);
+                }
+            }
+        }
+        if reaped == 0 && budget > 0 && self.fate.ended().is_some() {
+            return self.ended().map_or(Ok(0), Err);
+        }
+        Ok(reaped)
+    }
+
+    /// Looks until there were completions, for anyone, or the budget is used up; true if there were.
+    #[inline]
+    pub(crate) fn spin(&self, own: Option<Tag>) -> Result<bool, QueueError> {
+        let mut spin = self.spin.get();
+        let budget = spin.begin();
+        let mut looks = 0;
+        let found = loop {
+            if self.look(usize::MAX, own, None::<fn(_)>)? > 0 {
+                spin.hit(looks);
+                break true;
+            }
+            if looks == budget {
+                spin.missed();
+                break false;
+            }
+            if looks >= SpinBudget::QUIET_LOOKS {
+                core::hint::spin_loop();
+            }
+            looks += 1;
+        };
+        self.spin.set(spin);
+        Ok(found)
+    }
+
+    /// Arms the interrupt, looks once more, and registers the task. Ready means: look again.
+    pub(crate) fn park(
+        &self,
+        cx: &mut Context<'_>,
+        parked: &mut Parked,
+    ) -> Poll<Result<(), QueueError>> {
+        self.acknowledge();
+        self.interrupt.arm();
+        if self.look(usize::MAX, parked.tag, None::<fn(_)>)? > 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let order = self.core.borrow().completion.check_order();
+        if let Err(violation) = order {
+            return Poll::Ready(Err(self.violated(violation)));
+        }
+        let tag = parked.tag;
+        let wait = |error| QueueError::Wait { queue: self.name.clone(), tag, error };
+        self.interrupt.poll_fired(cx, parked).map_err(wait)
+    }
+
+    /// Tells the device of all completions taken: before a task sleeps, because a device may hold
+    /// its interrupt back while entries that it posted are not acknowledged.
+    fn acknowledge(&self) {
+        let kick = {
+            let core = &mut *self.core.borrow_mut();
+            core.completion.unrung() > 0
+                && self.fate.ended().is_none()
+                && self.completion_doorbell.store(core.completion.take_head())
+        };
+        if kick {
+            self.completion_doorbell.kick();
+        }
+    }
+
+    /// Wakes the device. Last of all, and outside of the borrow: a kick is code of others.
+    #[cold]
+    pub(super) fn kick(&self, head: bool, tail: bool) {
+        if head {
+            self.completion_doorbell.kick();
+        }
+        if tail {
+            self.submission_doorbell.kick();
+        }
+    }
+
+    pub(crate) fn has_free_slot(&self) -> bool {
+        self.core.borrow().slots.has_free()
+    }
+
+    /// A slot became free: the longest waiter may have it.
+    #[inline]
+    pub(crate) fn slot_freed(&self) {
+        if !self.waiters.borrow().is_empty() {
+            self.wake_waiter();
+        }
+    }
+
+    #[cold]
+    fn wake_waiter(&self) {
+        let waiter = self.waiters.borrow_mut().pop();
+        if let Some(waker) = waiter {
+            waker.wake();
+        }
+    }
+
+    /// The queue has ended on its own thread: nobody else wakes the tasks that are parked.
+    #[cold]
+    pub(super) fn wake_everyone(&self) {
+        for index in 0..self.capacity() {
+            let waker = self.core.borrow_mut().slots.take_waker(index);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+        // Counted first: a waker that runs its task at once might put it in line again.
+        let waiting = self.waiters.borrow().len();
+        for _ in 0..waiting {
+            self.wake_waiter();
+        }
+    }
+
+    /// Waits until a slot is free (someone else may take it first: loop around
+    /// [`submit`](Self::submit)). Waiters are served in the order in which they came. It reaps
+    /// meanwhile; but a slot whose future has completed is free only after that future was polled,
+    /// and one of [`post`](Self::post) after the next [`reap`](Self::reap), so do not wait here
+    /// while holding all of them.
+    ///
+    /// # Errors
+    /// [`QueueError`] if the queue has ended or the interrupt failed.
+    pub async fn slot_free(&self) -> Result<(), QueueError> {
+        let place = InLine { queue: self, ticket: self.waiters.borrow_mut().ticket() };
+        let mut parked = Parked { tag: None, since: None };
+        poll_fn(|cx| self.poll_slot_free(cx, place.ticket, &mut parked)).await
+    }
+
+    fn poll_slot_free(
+        &self,
+        cx: &mut Context<'_>,
+        ticket: u64,
+        parked: &mut Parked,
+    ) -> Poll<Result<(), QueueError>> {
+        self.flush();
+        let mut spun = false;
+        for _ in 0..ROUNDS {
+            if let Some(error) = self.ended() {
+                return Poll::Ready(Err(error));
+            }
+            if self.has_free_slot() {
+                return Poll::Ready(Ok(()));
+            }
+            if !spun {
+                spun = true;
+                if self.spin(None)? {
+                    continue;
+                }
+            }
+            match self.park(cx, parked) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => {
+                    let waker = cx.waker().clone();
+                    let old = self.waiters.borrow_mut().register(ticket, waker);
+                    drop(old);
+                    // The interrupt's or the waker's code may have freed a slot before the task
+                    // was in line.
+                    if !self.has_free_slot() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        // Completions came for others, but no slot: let those others run.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    #[inline]
+    pub(crate) fn take_done(&self, tag: Tag) -> Option<(P::Outcome, B)> {
+        let taken = self.core.borrow_mut().slots.take_done(tag);
+        if taken.is_some() {
+            self.slot_freed();
+        }
+        taken
+    }
+
+    /// Leaves a waker at a command's slot; false if the command has completed and nobody would call
+    /// it.
+    pub(crate) fn set_waker(&self, tag: Tag, waker: &Waker) -> bool {
+        let wanted = self.core.borrow().slots.waker_wanted(tag, waker);
+        match wanted {
+            WakerWanted::Done => false,
+            WakerWanted::Kept => true,
+            WakerWanted::New => {
+                // Cloning and dropping wakers runs code of others.
+                let waker = waker.clone();
+                let replaced = self.core.borrow_mut().slots.put_waker(tag, waker);
+                replaced.is_ok()
+            }
+        }
+    }
+
+    /// The future of a command is gone. Its buffer, if the device is done with it; otherwise the
+    /// queue keeps it until the completion.
+    pub(crate) fn abandon(&self, tag: Tag) -> Option<B> {
+        let quiesced = self.fate.quiesced();
+        let (buffer, waker) = self.core.borrow_mut().slots.abandon(tag, quiesced);
+        drop(waker);
+        if buffer.is_some() {
+            self.slot_freed();
+        }
+        buffer
+    }
+}
