@@ -47,5 +47,5 @@ pub use fate::{EndReason, Fate};
 pub use in_flight::InFlight;
 pub use mem::{Cells, OutOfBounds, SharedMem, Word, Word32};
 pub use protocol::{QueueName, QueueProtocol, Tag};
-pub use queue::{Completed, Queue, QueueParts};
+pub use queue::{Completed, Queue, QueueParts, SlotFree};
 pub use wait::{Interrupt, Parked, SpinBudget, SpinOnly, WaitError};

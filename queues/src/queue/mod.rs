@@ -38,6 +38,7 @@ mod tests;
 mod waiting;
 
 pub use parts::{Completed, QueueParts};
+pub use waiting::SlotFree;
 pub(crate) use waiting::ROUNDS;
 
 struct Core<P: QueueProtocol, B> {

@@ -1,10 +1,13 @@
 //! The side of a queue on which tasks wait: looking, spinning, parking, waking.
 
-use core::future::poll_fn;
+use core::fmt;
+use core::future::Future;
+use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 
 use super::{Completed, Queue, Reaped};
 use crate::error::QueueError;
+use crate::fate::EndReason;
 use crate::protocol::{QueueProtocol, Tag};
 use crate::slots::{Settled, WakerWanted};
 use crate::wait::{Parked, SpinBudget};
@@ -13,20 +16,55 @@ use crate::wait::{Parked, SpinBudget};
 /// run: an interrupt that fires all the time must not hold a thread.
 pub(crate) const ROUNDS: usize = 4;
 
-/// A place in the line for a free slot. Whoever leaves it while a slot is free wakes the next: so a
-/// free slot never lies idle beside a waiting task, even if the one that was woken for it went away.
-struct InLine<'q, P: QueueProtocol, B> {
+/// A task's wait for a free slot: [`Queue::slot_free`].
+///
+/// From its first poll until it is ready or dropped it holds a place in the line. Whoever leaves the
+/// line while a slot is free wakes the next: so a free slot never lies idle beside a waiting task,
+/// even if the one that was woken for it went away. Polled again after it was ready, it waits again,
+/// at the end of the line.
+#[must_use = "it waits only while it is polled"]
+pub struct SlotFree<'q, P: QueueProtocol, B> {
     queue: &'q Queue<P, B>,
-    ticket: u64,
+    ticket: Option<u64>,
+    parked: Parked,
 }
 
-impl<P: QueueProtocol, B> Drop for InLine<'_, P, B> {
-    fn drop(&mut self) {
-        let waker = self.queue.waiters.borrow_mut().remove(self.ticket);
+impl<P: QueueProtocol, B> SlotFree<'_, P, B> {
+    fn leave(&mut self) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let waker = self.queue.waiters.borrow_mut().remove(ticket);
         drop(waker);
         if self.queue.has_free_slot() {
             self.queue.slot_freed();
         }
+    }
+}
+
+impl<P: QueueProtocol, B> Future for SlotFree<'_, P, B> {
+    type Output = Result<(), QueueError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let queue = this.queue;
+        let ticket = *this.ticket.get_or_insert_with(|| queue.waiters.borrow_mut().ticket());
+        let polled = queue.poll_slot_free(cx, ticket, &mut this.parked);
+        if polled.is_ready() {
+            this.leave();
+            this.parked.since = None;
+        }
+        polled
+    }
+}
+
+impl<P: QueueProtocol, B> Drop for SlotFree<'_, P, B> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl<P: QueueProtocol, B> fmt::Debug for SlotFree<'_, P, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SlotFree").field("ticket", &self.ticket).finish_non_exhaustive()
     }
 }
 
@@ -190,10 +228,15 @@ impl<P: QueueProtocol, B> Queue<P, B> {
     ///
     /// # Errors
     /// [`QueueError`] if the queue has ended or the interrupt failed.
-    pub async fn slot_free(&self) -> Result<(), QueueError> {
-        let place = InLine { queue: self, ticket: self.waiters.borrow_mut().ticket() };
-        let mut parked = Parked { tag: None, since: None };
-        poll_fn(|cx| self.poll_slot_free(cx, place.ticket, &mut parked)).await
+    pub fn slot_free(&self) -> SlotFree<'_, P, B> {
+        SlotFree { queue: self, ticket: None, parked: Parked { tag: None, since: None } }
+    }
+
+    /// Ends the queue from its own thread: every task that waits on it is woken and gets
+    /// [`QueueError::Ended`]. `quiesced` as in [`Fate::end`](crate::Fate::end).
+    pub fn end(&self, reason: EndReason, quiesced: bool) {
+        self.fate.end(reason, quiesced);
+        self.wake_everyone();
     }
 
     fn poll_slot_free(
