@@ -122,11 +122,13 @@ fn moved(job: &mut Job, result: Option<i32>, status: Status) -> Result<bool, Fai
 
 /// A step of a flush: the namespaces from `job.at` to `last`, one after the other.
 pub(super) fn flush(job: &mut Job, tools: &mut Tools<'_>, last: u32, result: Option<i32>) -> Step {
-    match result.map(|code| (code, errno_of(code))) {
+    match result {
         None => {}
-        Some((0.., _)) => job.at += 1,
-        Some((_, Errno::INTR | Errno::AGAIN)) => {}
-        Some((_, errno)) => return Step::End(Err(failure(errno, Status::WRITE_FAULT))),
+        Some(0..) => job.at += 1,
+        Some(code) => match errno_of(code) {
+            Errno::INTR | Errno::AGAIN => {}
+            errno => return Step::End(Err(failure(errno, Status::WRITE_FAULT))),
+        },
     }
     while job.at <= u64::from(last) {
         if let Some((ring, file, slot)) = tools.file(job.at as u32) {
@@ -137,9 +139,10 @@ pub(super) fn flush(job: &mut Job, tools: &mut Tools<'_>, last: u32, result: Opt
     Step::End(Ok(()))
 }
 
-/// A result of the ring as an error number; meaningless for a result that is not negative.
+/// A negative result of the ring as an error number; "I/O error" if it is none.
 pub(super) fn errno_of(code: i32) -> Errno {
-    Errno::from_raw_os_error(code.saturating_neg())
+    let number = code.saturating_neg();
+    if (1..4096).contains(&number) { Errno::from_raw_os_error(number) } else { Errno::IO }
 }
 
 /// The status for an error of the file: whether trying again can help is what DNR says.
