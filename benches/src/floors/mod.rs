@@ -50,7 +50,7 @@ impl Floor {
     pub fn label(self) -> &'static str {
         match self {
             Self::Shm => "shared-memory ping-pong",
-            Self::Shm4k => "the same, with 4 KiB of data",
+            Self::Shm4k => "the same with 4 KiB",
             Self::Uds => "Unix-socket ping-pong",
         }
     }

@@ -8,7 +8,7 @@ use doorbell_nvme::{Nvme, NvmeDriver};
 
 /// Everything there is.
 pub(crate) fn all() -> Registry {
-    Registry::new().driver::<NvmeDriver>()
+    Registry::new().driver::<NvmeDriver>().model("nvme", doorbell_nvme::soft::build)
 }
 
 /// Opens a device in this process, without a broker, and claims a queue of it.

@@ -6,9 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use common::{Broker, doorbell, file, run};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::Signal;
 
 #[test]
@@ -85,7 +83,11 @@ fn a_policy_that_cannot_be_read() {
     let file = folder.path().join("policy.toml");
     std::fs::write(&file, "[[rule]]\ncolour = \"red\"\n").unwrap();
     let serve = |policy: &Path| {
-        run(doorbell().args(["serve", "soft:nvme,ram=1M", "--policy"]).arg(policy).arg("--socket").arg(folder.path().join("x")))
+        run(doorbell()
+            .args(["serve", "soft:nvme,ram=1M", "--policy"])
+            .arg(policy)
+            .arg("--socket")
+            .arg(folder.path().join("x")))
     };
     serve(&file).fails_with(&["policy.toml", "line", "colour"]);
     serve(&folder.path().join("none")).fails_with(&["none"]);
@@ -162,7 +164,9 @@ fn ranges_and_namespaces_that_are_not_there() {
 
 #[test]
 fn a_command_line_that_makes_no_sense() {
-    for arguments in [&["bench", "--colour"][..], &["paint"], &["revoke"], &["bench", "--block", "x"]] {
+    for arguments in
+        [&["bench", "--colour"][..], &["paint"], &["revoke"], &["bench", "--block", "x"]]
+    {
         run(doorbell().args(arguments)).fails_with(&["--help"]);
     }
 }

@@ -69,7 +69,15 @@ fn a_bench_reports_in_every_form() {
     let broker = Broker::serve("soft:nvme,ram=8M");
     let page = broker.folder.path().join("bench.html");
     let bench = broker.ask(&[
-        "bench", "--depth", "1,4", "--block", "4k,64k", "--ios", "500", "--json", "--report",
+        "bench",
+        "--depth",
+        "1,4",
+        "--block",
+        "4k,64k",
+        "--ios",
+        "500",
+        "--json",
+        "--report",
         page.to_str().unwrap(),
     ]);
     let results = bench.json()["results"].clone();
@@ -88,7 +96,14 @@ fn a_bench_reports_in_every_form() {
 #[test]
 fn a_bench_needs_no_broker() {
     let bench = run(common::doorbell().args([
-        "bench", "--spec", "soft:nvme,null=1M", "--depth", "2", "--ios", "100", "--json",
+        "bench",
+        "--spec",
+        "soft:nvme,null=1M",
+        "--depth",
+        "2",
+        "--ios",
+        "100",
+        "--json",
     ]));
     assert_eq!(bench.json()["results"][0]["operations"], 100);
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use doorbell::client::{Client, QueueSpec};
 use doorbell_bench::floors::{BLOCK, WORKING_SET};
 use doorbell_bench::load::{Stop, run as run_load};
-use doorbell_bench::{Floors, Placement, Series, clock, cores};
+use doorbell_bench::{Floor, Floors, Placement, Series, clock, cores};
 use doorbell_nvme::{Namespace, Nvme};
 
 use super::role::{Measured, Role, Said, say};
@@ -14,7 +14,7 @@ use crate::bench::work::{Load, Mix, Posting};
 use crate::connect::block_on;
 
 /// Rounds of every floor and figure.
-const ROUNDS: u32 = 5;
+const ROUNDS: u32 = 10;
 
 /// Series of each round.
 const SERIES: u32 = 6;
@@ -53,10 +53,13 @@ pub(super) fn run(role: &Role, placement: Option<Placement>, seconds: f64) -> Re
             clock_ns: clock::reading_costs_ns(),
         };
         for _ in 0..ROUNDS {
+            // Each floor right beside what is compared with it.
+            measured.floors.shm.append(&Floor::Shm.measure(placement, time)?);
             measured.flush.append(&figure(&nvme, ns, FLUSHES, 1, time)?);
+            measured.floors.shm_4k.append(&Floor::Shm4k.measure(placement, time)?);
             measured.read_1.append(&figure(&nvme, ns, READS, 1, time)?);
+            measured.floors.uds.append(&Floor::Uds.measure(placement, time)?);
             measured.read_32.append(&figure(&nvme, ns, READS, DEPTH, time)?);
-            measured.floors.add_round(placement, time)?;
         }
         say(&Said::Measured(Box::new(measured)))?;
         Ok(nvme.release().await?)
