@@ -8,6 +8,7 @@
 //! Run it: `cargo run --release -p doorbell-examples --bin copy-engine`
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a program that shows what it does")]
+#![allow(unreachable_pub, reason = "the modules read as they would in a crate of their own")]
 
 mod driver;
 mod model;
