@@ -23,8 +23,8 @@ use super::readable::Readiness;
 use super::worker::{Attach, ToWorker};
 use super::{MAX_PENDING, Timeouts};
 use crate::wire::codec::{encode_refused, encode_reply};
-use crate::wire::{Message, Packet, ReclaimCause, Received, Refusal, Reply, Request, WireError};
 use crate::wire::{self};
+use crate::wire::{Message, Received, ReclaimCause, Refusal, Reply, Request, WireError};
 
 /// Requests that are read at once before other sessions get their turn.
 const BURST: usize = 16;
@@ -231,7 +231,7 @@ impl Session {
                 Ok(Some((id, request, fds)))
             }
             Received::Packet { message: Err(WireError::Version { theirs, .. }), id, .. } => {
-                self.last_word(encode_refused(id, theirs).into());
+                self.last_word(encode_refused(id, theirs));
                 Err(End::Protocol("another version of the protocol"))
             }
             Received::Packet { message: Err(error), id, .. } => {
@@ -248,13 +248,13 @@ impl Session {
     fn refuse(&self, id: u32, refusal: Refusal) {
         tracing::warn!(session = self.number, %refusal, "refused");
         if let Ok(bytes) = encode_reply(id, &Reply::Refused(refusal)) {
-            self.last_word(bytes.into());
+            self.last_word(bytes);
         }
     }
 
     /// Sends if there is room: the connection is closed after this, whether or not it arrives.
-    fn last_word(&self, packet: Packet) {
-        let _ = wire::socket::send(self.socket.as_fd(), &packet);
+    fn last_word(&self, bytes: Vec<u8>) {
+        let _ = wire::socket::send(self.socket.as_fd(), &bytes.into());
     }
 
     fn send(&mut self, out: Out) -> Result<(), End> {

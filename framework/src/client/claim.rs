@@ -75,8 +75,10 @@ pub(super) async fn claim<P: QueueProtocol>(
 ) -> Result<Claimed, ClientError> {
     let entries = check::<P>(inner, spec)?;
     let ring = |size: usize| inner.dma.alloc_shared(entries as usize * size);
-    let rings =
-        Rings { submission: ring(size_of::<P::Entry>())?, completion: ring(size_of::<P::Completion>())? };
+    let rings = Rings {
+        submission: ring(size_of::<P::Entry>())?,
+        completion: ring(size_of::<P::Completion>())?,
+    };
     let request = Request::Claim {
         entries,
         at_least: spec.at_least,
@@ -151,7 +153,8 @@ impl Claimed {
                 _ => Err(lease.inner.unusable("a doorbell lies outside of its slice")),
             }
         };
-        let (tail, head) = (doorbell(grant.submission_doorbell)?, doorbell(grant.completion_doorbell)?);
+        let (tail, head) =
+            (doorbell(grant.submission_doorbell)?, doorbell(grant.completion_doorbell)?);
         let MappedSignals { interrupt, armed, wake } = mapped.signals;
         let submission_doorbell = Doorbell::new(tail, wake);
         let completion_doorbell = Doorbell::new(head, None);

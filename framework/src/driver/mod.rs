@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use crate::bus::{BusError, Device, DeviceEvent, Identity, Quiesced, QueueToken, Recovered};
+use crate::bus::{BusError, Device, DeviceEvent, Identity, QueueToken, Quiesced, Recovered};
 use crate::deadline::{Deadline, TimedOut};
 use crate::dma::DmaError;
 use crate::tier::Tier;

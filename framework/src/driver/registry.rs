@@ -11,15 +11,17 @@ use std::pin::Pin;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::bus::{Bus, BusError, Device, DeviceEvent, Identity, Quiesced, QueueToken, Recovered};
-use crate::deadline::Deadline;
 #[cfg(feature = "soft")]
 use crate::bus::SoftBus;
+use crate::bus::{Bus, BusError, Device, DeviceEvent, Identity, QueueToken, Quiesced, Recovered};
+use crate::deadline::Deadline;
 #[cfg(feature = "soft")]
 use crate::soft::{HarnessOptions, SoftDevice};
 use crate::spec::DeviceSpec;
 
-use super::{DeviceMatch, Driver, DriverError, Plan, QueueGrant, QueueMemory, QueueRequest, Scope, Who};
+use super::{
+    DeviceMatch, Driver, DriverError, Plan, QueueGrant, QueueMemory, QueueRequest, Scope, Who,
+};
 
 /// A future that stays on its device's worker thread.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;

@@ -23,6 +23,8 @@ pub mod message;
 pub mod refusal;
 pub mod socket;
 pub mod status;
+#[cfg(test)]
+mod tests;
 
 pub use codec::{Header, Message, WireError};
 pub use message::{

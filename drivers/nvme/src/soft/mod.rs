@@ -40,6 +40,8 @@ mod queues;
 mod registers;
 mod serve;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 

@@ -47,16 +47,17 @@ impl Worker {
         let Some(holder) = records.sessions.get_mut(&session) else {
             return Err(Refusal::Protocol("no such session".to_owned()));
         };
-        if memfd.is_huge() && !holder.rights.operator && matches!(self.spec, DeviceSpec::Soft { .. })
+        if memfd.is_huge()
+            && !holder.rights.operator
+            && matches!(self.spec, DeviceSpec::Soft { .. })
         {
             // See `dma::memfd`: a punched huge page would be a SIGBUS in the device's thread.
             let why = "a software device takes huge pages from operators only; use base pages";
             return Err(Refusal::BadArena(why.to_owned()));
         }
         let space = self.bus.dma();
-        let (id, iova) = holder
-            .map(&mut records.iova, &*space, memfd, len)
-            .map_err(|error| dma(&error))?;
+        let (id, iova) =
+            holder.map(&mut records.iova, &*space, memfd, len).map_err(|error| dma(&error))?;
         tracing::debug!(device = %self.name, session, arena = id, iova, len, "arena mapped");
         Ok(Reply::ArenaMapped { arena: id, iova })
     }

@@ -116,7 +116,9 @@ impl Worker {
         let driver = match probe.await {
             Ok(Ok(driver)) => driver,
             Ok(Err(source)) => return Err(BrokerError::Probe { device: name, source }),
-            Err(_) => return Err(BrokerError::ProbeTimedOut { device: name, after: timeouts.probe }),
+            Err(_) => {
+                return Err(BrokerError::ProbeTimedOut { device: name, after: timeouts.probe });
+            }
         };
         let plan = driver.plan();
         let info = DeviceInfo {
@@ -266,7 +268,10 @@ impl Worker {
 
     fn late(&self, what: &str, after: Duration) -> Refusal {
         let device = &self.name;
-        Refusal::TimedOut(format!("device {device}: waited {:.3} s for {what}", after.as_secs_f64()))
+        Refusal::TimedOut(format!(
+            "device {device}: waited {:.3} s for {what}",
+            after.as_secs_f64()
+        ))
     }
 
     /// Waits until `done`, which only changes when [`Worker::changed`] is rung.

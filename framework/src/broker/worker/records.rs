@@ -149,7 +149,12 @@ impl Records {
 
     /// Checks that a client may have `asked` more of something. Its process's connections count
     /// together.
-    pub(super) fn check_quota(&self, session: u64, limit: Limit, asked: u64) -> Result<(), Refusal> {
+    pub(super) fn check_quota(
+        &self,
+        session: u64,
+        limit: Limit,
+        asked: u64,
+    ) -> Result<(), Refusal> {
         let Some(me) = self.sessions.get(&session) else { return Ok(()) };
         let same = self.sessions.values().filter(|other| other.peer.pid == me.peer.pid);
         let held: u64 = same

@@ -2,9 +2,7 @@
 
 use super::Worker;
 use super::records::{QueueState, Session};
-use crate::wire::{
-    ArenaStatus, QueueStatus, QuotaStatus, SessionStatus, StatusReport, VERSION,
-};
+use crate::wire::{ArenaStatus, QueueStatus, QuotaStatus, SessionStatus, StatusReport, VERSION};
 
 impl Worker {
     pub(super) fn status(&self) -> StatusReport {

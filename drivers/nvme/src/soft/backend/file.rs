@@ -34,6 +34,7 @@ impl FileBackend {
             let todo = match error.kind() {
                 std::io::ErrorKind::NotFound => "; make it first, for example: truncate -s 64M PATH",
                 std::io::ErrorKind::PermissionDenied => "; change its mode, or add readonly=yes",
+                std::io::ErrorKind::IsADirectory => "; name a file or a block device",
                 _ => "",
             };
             failed(format!("{error}{todo}"))

@@ -139,9 +139,10 @@ pub(super) fn flush(job: &mut Job, tools: &mut Tools<'_>, last: u32, result: Opt
     Step::End(Ok(()))
 }
 
-/// A negative result of the ring as an error number.
+/// A negative result of the ring as an error number; "I/O error" if it is none.
 pub(super) fn errno_of(code: i32) -> Errno {
-    Errno::from_raw_os_error(code.saturating_neg())
+    let number = code.saturating_neg();
+    if (1..4096).contains(&number) { Errno::from_raw_os_error(number) } else { Errno::IO }
 }
 
 /// The status for an error of the file: whether trying again can help is what DNR says.
