@@ -310,6 +310,14 @@ impl Builder {
         self
     }
 
+    /// Ends the broker at SIGTERM or SIGINT. For programs that have something to say between
+    /// [`Builder::start`] and [`Broker::wait`]; [`Builder::run`] does it too.
+    #[must_use]
+    pub fn until_signal(mut self) -> Self {
+        self.signals = true;
+        self
+    }
+
     /// Brings the device up and starts serving. Blocks until the device is up.
     ///
     /// # Errors
@@ -352,8 +360,7 @@ impl Builder {
     ///
     /// # Errors
     /// As [`Builder::start`] and [`Broker::stop`].
-    pub fn run(mut self) -> Result<(), BrokerError> {
-        self.signals = true;
-        self.start()?.wait()
+    pub fn run(self) -> Result<(), BrokerError> {
+        self.until_signal().start()?.wait()
     }
 }

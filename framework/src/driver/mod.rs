@@ -18,6 +18,7 @@ use crate::tier::Tier;
 use doorbell_queues::QueueError;
 
 pub mod registry;
+pub mod rt;
 
 pub use registry::{DynDriver, Registry, RegistryError};
 

@@ -46,6 +46,7 @@ pub(crate) struct BarMemory {
 pub(super) struct Shared {
     pub(super) identity: Identity,
     pub(super) regions: Vec<Region>,
+    pub(super) vectors: u16,
     /// BAR number to its memory.
     pub(super) bars: [Option<BarMemory>; 6],
     pub(super) jobs: Sender<Job>,
@@ -159,7 +160,7 @@ impl Control {
     /// How many interrupt vectors there are.
     #[must_use]
     pub fn vectors(&self) -> u16 {
-        self.pages().len() as u16
+        self.shared.vectors
     }
 
     /// False once the device's thread has ended: its model panicked, or the harness was dropped.
@@ -217,8 +218,7 @@ impl Control {
     /// # Errors
     /// [`BusError::Vector`]; [`BusError::Os`] if there is no descriptor left.
     pub fn signals(&self, vector: u16) -> Result<Signals, BusError> {
-        let mut pages = self.pages();
-        let vectors = pages.len() as u16;
+        let (mut pages, vectors) = (self.pages(), self.vectors());
         let slot = pages.get_mut(usize::from(vector));
         let slot = slot.ok_or_else(|| BusError::Vector { device: self.name(), vector, vectors })?;
         let page = match slot {

@@ -88,6 +88,7 @@ impl Harness {
         let shared = Arc::new(Shared {
             identity,
             regions,
+            vectors,
             bars,
             jobs,
             pending: AtomicBool::new(false),

@@ -21,8 +21,9 @@ struct Backing {
     users: usize,
 }
 
-/// Device and inode.
-type Identifier = (u64, u64);
+/// Whose it is, device and inode. Two memfds of different clients never share a backing, even if one
+/// client manages to get a memfd with the inode number of another's.
+type Identifier = (PartitionId, (u64, u64));
 
 #[derive(Debug, Default)]
 struct Backings {
@@ -59,8 +60,12 @@ impl SoftSpace {
     }
 
     /// The memory of `memfd`, mapped into this process, with one more user.
-    fn back(&self, memfd: &Memfd) -> Result<(Identifier, SharedMem), DmaError> {
-        let id = memfd.identity()?;
+    fn back(
+        &self,
+        partition: PartitionId,
+        memfd: &Memfd,
+    ) -> Result<(Identifier, SharedMem), DmaError> {
+        let id = (partition, memfd.identity()?);
         let mut backings = self.lock();
         if let Some(backing) = backings.memory.get_mut(&id) {
             backing.users += 1;
@@ -104,7 +109,7 @@ impl DmaSpace for SoftSpace {
         if !self.ranges().into_iter().any(inside) {
             return Err(bad("outside of what the IOMMU can translate"));
         }
-        let (id, whole) = self.back(memory)?;
+        let (id, whole) = self.back(partition, memory)?;
         let part = whole.slice(offset as usize, len as usize);
         let part = part.map_err(|_| bad("longer than its memory"));
         let mapped = part.and_then(|part| {

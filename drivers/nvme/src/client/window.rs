@@ -1,0 +1,148 @@
+//! A request that takes several commands: a sliding window over its parts.
+//!
+//! The parts go into the queue in ascending order, up to [`WIDTH`] at a time. They are awaited
+//! oldest first, and each that is done lets the next one in. If one fails, no more are submitted,
+//! those in flight are still awaited, and the error is that of the lowest LBA that failed.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use doorbell::dma::{DmaBox, DmaShared};
+use doorbell_queues::{RejectReason, Rejected};
+
+use super::Nvme;
+use super::error::{IoError, NvmeError};
+use super::io::FreeSlot;
+use super::payload::Payload;
+use super::request::{Command, Request};
+
+/// Commands of one request that are in flight at once. A future has room for them, so it is kept
+/// small; a part is a good hundred microseconds of work for a device.
+const WIDTH: usize = 4;
+
+/// # Invariants
+/// * Part number `n` in flight is in `sent[n % WIDTH]`; those are the parts `done .. submitted`.
+/// * No part is submitted once `error` is `Some`.
+pub(super) struct Window<'n> {
+    sent: [Option<Command<'n>>; WIDTH],
+    /// Parts submitted.
+    submitted: u64,
+    /// Parts awaited: they have completed, or are lost.
+    done: u64,
+    buffer: Option<DmaShared<[u8]>>,
+    error: Option<Box<NvmeError>>,
+    /// A wait for a slot, when no part is in flight that could free one.
+    waiting: Option<FreeSlot<'n>>,
+}
+
+impl<'n> Window<'n> {
+    pub(super) fn new(buffer: Option<DmaShared<[u8]>>) -> Self {
+        Self {
+            sent: [const { None }; WIDTH],
+            submitted: 0,
+            done: 0,
+            buffer,
+            error: None,
+            waiting: None,
+        }
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.submitted - self.done
+    }
+
+    fn place(part: u64) -> usize {
+        (part % WIDTH as u64) as usize
+    }
+
+    /// Submits parts until the window or the queue is full.
+    pub(super) fn fill(&mut self, nvme: &'n Nvme, request: &Request) {
+        while self.error.is_none() && self.in_flight() < WIDTH as u64 {
+            let Some(part) = request.part(self.submitted) else { return };
+            let base = self.buffer.as_ref().map(DmaShared::iova);
+            let payload = self.buffer.as_ref().map_or_else(Payload::nothing, Payload::share);
+            match request.submit(nvme, part, base, payload) {
+                Ok(command) => {
+                    self.sent[Self::place(self.submitted)] = Some(command);
+                    self.submitted += 1;
+                }
+                Err(Rejected { reason: RejectReason::Full(_), .. }) => return,
+                Err(Rejected { reason: RejectReason::Ended(error), .. }) => {
+                    self.error = Some(Box::new(error.into()));
+                }
+            }
+        }
+    }
+
+    pub(super) fn poll(
+        &mut self,
+        nvme: &'n Nvme,
+        request: &Request,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<DmaBox<[u8]>>, IoError>> {
+        loop {
+            if self.in_flight() > 0 {
+                ready!(self.await_oldest(nvme, request, cx));
+            } else if self.error.is_some() || request.part(self.submitted).is_none() {
+                return Poll::Ready(self.finish());
+            } else {
+                ready!(self.await_slot(nvme, cx));
+            }
+            self.fill(nvme, request);
+            if self.in_flight() > 0 {
+                self.waiting = None;
+            }
+        }
+    }
+
+    fn await_oldest(
+        &mut self,
+        nvme: &'n Nvme,
+        request: &Request,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let sent = &mut self.sent[Self::place(self.done)];
+        if let Some(command) = sent {
+            let tag = command.tag();
+            let outcome = ready!(Pin::new(command).poll(cx));
+            *sent = None;
+            let (result, _share) = request.result(nvme, tag, request.lba_of(self.done), outcome);
+            if let (Err(error), None) = (result, &self.error) {
+                self.error = Some(Box::new(error));
+            }
+        }
+        self.done += 1;
+        Poll::Ready(())
+    }
+
+    fn await_slot(&mut self, nvme: &'n Nvme, cx: &mut Context<'_>) -> Poll<()> {
+        let slot = self.waiting.get_or_insert_with(|| nvme.queue().slot_free());
+        if let Err(error) = ready!(Pin::new(slot).poll(cx)) {
+            self.error = Some(Box::new(error.into()));
+            self.waiting = None;
+        }
+        Poll::Ready(())
+    }
+
+    /// Every part is done: the buffer is free, unless the queue keeps a share of it.
+    fn finish(&mut self) -> Result<Option<DmaBox<[u8]>>, IoError> {
+        let had_buffer = self.buffer.is_some();
+        let buffer = self.buffer.take().and_then(|shared| shared.into_box().ok());
+        match self.error.take() {
+            Some(error) => Err(IoError { error: *error, buffer }),
+            None if had_buffer && buffer.is_none() => {
+                let error = NvmeError::Misused("something else holds the buffer's memory");
+                Err(IoError { error, buffer })
+            }
+            None => Ok(buffer),
+        }
+    }
+}
+
+impl fmt::Debug for Window<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Window").field("in_flight", &self.in_flight()).finish_non_exhaustive()
+    }
+}

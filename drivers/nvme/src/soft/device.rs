@@ -1,0 +1,65 @@
+//! The controller as a [`SoftDevice`].
+
+use std::time::{Duration, Instant};
+
+use doorbell::bus::{Identity, Region, Width};
+use doorbell::soft::{Idle, Progress, SoftCx, SoftDevice};
+
+use super::{CLASS, DEVICE, SoftNvme, VENDOR};
+use crate::spec::regs::offset;
+
+/// How soon a sleeping controller looks again at a completion queue that was full. A host that makes
+/// room need not ring for it.
+const FULL_QUEUE: Duration = Duration::from_micros(500);
+
+impl SoftNvme {
+    /// Bytes of BAR0 from the first doorbell to the end of the last page with one.
+    fn doorbell_bytes(&self) -> u64 {
+        let end = self.regs.cap.cq_doorbell(self.config.queues) + 4;
+        (end - offset::DOORBELLS).next_multiple_of(4096)
+    }
+}
+
+impl SoftDevice for SoftNvme {
+    fn identity(&self) -> Identity {
+        let name = "soft:nvme".into();
+        Identity { name, vendor: VENDOR, device: DEVICE, class: CLASS, numa_node: None }
+    }
+
+    fn regions(&self) -> Vec<Region> {
+        let end = offset::DOORBELLS + self.doorbell_bytes();
+        let doorbells = offset::DOORBELLS..end;
+        // A BAR's size is a power of two (PCI local bus 3.0, 6.2.5.1).
+        vec![Region { index: 0, size: end.next_power_of_two(), mappable: vec![doorbells] }]
+    }
+
+    fn vectors(&self) -> u16 {
+        self.vector_count()
+    }
+
+    fn read(&mut self, _cx: &mut SoftCx, region: u8, offset: u64, width: Width) -> u64 {
+        if region == 0 { self.regs.read(offset, width) } else { 0 }
+    }
+
+    fn write(&mut self, cx: &mut SoftCx, region: u8, offset: u64, width: Width, value: u64) {
+        if region == 0 && !self.regs.gone {
+            let request = self.regs.write(offset, width, value);
+            self.request(cx, request);
+        }
+    }
+
+    #[inline]
+    fn poll(&mut self, cx: &mut SoftCx) -> Progress {
+        if self.serve(cx) { Progress::Busy } else { Progress::Idle }
+    }
+
+    fn idle(&self) -> Idle<'_> {
+        let working = self.jobs.ring().filter(|ring| ring.inflight() > 0);
+        let until = self.queues.starved.then(|| Instant::now() + FULL_QUEUE);
+        Idle { fds: working.map(|ring| ring.fd()).into_iter().collect(), until }
+    }
+
+    fn reset(&mut self, cx: &mut SoftCx) {
+        self.power_on_reset(cx);
+    }
+}
