@@ -94,6 +94,9 @@ pub(super) async fn claim<P: QueueProtocol>(
         return Err(inner.unusable("the rings are not those of the claim"));
     };
     let lease = Lease { inner: Arc::clone(inner), queue: grant.queue, rings: Some(*rings) };
+    if grant.entries != entries {
+        return Err(inner.unusable("the rings are of another size than those asked for"));
+    }
     Claimed::new(lease, grant, spec, fds)
 }
 

@@ -3,6 +3,7 @@
 //! ```ignore
 //! let registry = Registry::new().driver::<Nvme>().model("nvme", doorbell_nvme::soft::model);
 //! ```
+#![forbid(unsafe_code)]
 
 use std::future::Future;
 use std::pin::Pin;

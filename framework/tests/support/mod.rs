@@ -14,6 +14,7 @@ use std::time::Duration;
 use doorbell::broker::{Broker, Builder, Timeouts};
 use doorbell::client::{Client, QueueHandle, QueueSpec};
 use doorbell::driver::Registry;
+use doorbell::queues::{EndReason, QueueError, RejectReason, Rejected};
 
 pub use driver::{Answer, LoopDriver, Op};
 pub use protocol::{Command, Loop, OK};
@@ -102,4 +103,17 @@ pub async fn claim_with(client: &Client, spec: QueueSpec) -> Plain {
 /// Submits a command and waits for its status.
 pub async fn run(queue: &Plain, command: Command) -> u32 {
     queue.submit((), |_, ()| command.entry()).unwrap().await.unwrap().0.status
+}
+
+/// Submits a command and waits for the queue's end.
+pub async fn run_to_end(queue: &Plain, command: Command) -> EndReason {
+    let error = match queue.submit((), |_, ()| command.entry()) {
+        Ok(flying) => flying.await.unwrap_err().error,
+        Err(Rejected { reason: RejectReason::Ended(error), .. }) => error,
+        Err(rejected) => panic!("{rejected:?}"),
+    };
+    match error {
+        QueueError::Ended { reason, .. } => reason,
+        other => panic!("{other}"),
+    }
 }
