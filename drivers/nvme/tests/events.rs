@@ -1,6 +1,11 @@
 //! Asynchronous events reach the log, and are asked for again. One test in this binary: it listens
 //! to everything that is logged.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail by panic"
+)]
 
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};
@@ -83,7 +88,8 @@ fn events_are_logged_read_off_and_asked_for_again() {
         }
 
         // A namespace that changes.
-        driver.recover(doorbell::driver::Scope::Device, Deadline::after(Duration::from_secs(20)))
+        driver
+            .recover(doorbell::driver::Scope::Device, Deadline::after(Duration::from_secs(20)))
             .await
             .unwrap();
         let who = Who { pid: 1, uid: 0, gid: 0, operator: true, queues: vec![] };

@@ -1,6 +1,11 @@
 //! Surprise removal: the device's thread ends at any moment. One test in this binary, because the
 //! model that dies is steered by a static.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail by panic"
+)]
 
 #[path = "common/meddle.rs"]
 mod meddle;
@@ -30,7 +35,9 @@ impl Meddle for Mortal {
 fn every_future_is_told_and_nothing_more_is_granted() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("nvme.sock");
-    let registry = Registry::new().driver::<NvmeDriver>().model("nvme", |options| Meddled::build(options, Mortal));
+    let registry = Registry::new()
+        .driver::<NvmeDriver>()
+        .model("nvme", |options| Meddled::build(options, Mortal));
     let spec = "soft:nvme,ram=1M".parse().unwrap();
     let broker = Broker::builder(registry).device(spec).socket(&socket).start().unwrap();
     pollster::block_on(async {

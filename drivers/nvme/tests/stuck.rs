@@ -1,6 +1,11 @@
 //! A controller whose admin queue stands still: commands time out, the abort does not help, and the
 //! reset does. One test in this binary, because the controller is stopped by a static.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail by panic"
+)]
 
 #[path = "common/meddle.rs"]
 mod meddle;
