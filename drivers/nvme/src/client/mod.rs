@@ -46,8 +46,8 @@ use doorbell::dma::{Dma, DmaBox};
 use doorbell_queues::{QueueError, Tag};
 
 use crate::admin::{ControllerInfo, NamespaceInfo, NvmeAdmin, NvmeReply, Smart};
-use crate::prp::PageSize;
 use crate::protocol::NvmeProtocol;
+use crate::prp::PageSize;
 use crate::spec::Status;
 
 mod error;
@@ -118,12 +118,9 @@ impl Nvme {
         })?;
         let slots = claimed.depth() as usize;
         let memory = client.dma().alloc_shared(SlotPages::bytes(page, slots))?;
-        let pages = SlotPages::new(&memory, page, slots).map_err(|_| NvmeError::Answer {
-            device,
-            operation: "info (page size and depth)",
-        })?;
-        let max_transfer =
-            controller.max_transfer.unwrap_or(u64::MAX).min(page.most_bytes());
+        let pages = SlotPages::new(&memory, page, slots)
+            .map_err(|_| NvmeError::Answer { device, operation: "info (page size and depth)" })?;
+        let max_transfer = controller.max_transfer.unwrap_or(u64::MAX).min(page.most_bytes());
         let queue = claimed.into_queue::<NvmeProtocol, Payload>()?;
         let (client, pages) = (client.clone(), Arc::new(pages));
         Ok(Self { queue, pages, max_transfer, controller, namespaces, client })
