@@ -22,8 +22,7 @@ impl SoftNvme {
         match &ns.backend {
             Backend::Null => return Ok(Outcome::Done(0)),
             Backend::Ram(ram) if blocks.len <= AT_ONCE => {
-                // In bounds: the blocks were checked against the namespace.
-                let _ = ram.memory.fill(blocks.at as usize, blocks.len as usize, 0);
+                ram.zero(blocks.at, blocks.len, cdw12.deac());
                 return Ok(Outcome::Done(0));
             }
             Backend::Ram(_) | Backend::File(_) => {}
