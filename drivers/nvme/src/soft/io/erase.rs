@@ -14,6 +14,7 @@ const AT_ONCE: u64 = 64 * 1024;
 
 impl SoftNvme {
     /// Write Zeroes. It moves no data, so MDTS does not limit it.
+    #[inline(never)]
     pub(super) fn write_zeroes(&mut self, sqid: u16, sqe: &Sqe) -> Reply {
         let ns = self.namespaces.for_io(sqe.nsid)?;
         let cdw12 = Rw12(sqe.cdw12);
@@ -44,6 +45,9 @@ impl SoftNvme {
 
     /// Dataset Management. Of its attributes only Deallocate does anything; the rest is advice about
     /// access patterns.
+    ///
+    /// Out of line, for its list would make every command's stack frame large.
+    #[inline(never)]
     pub(super) fn dataset_management(&mut self, cx: &mut SoftCx, sqid: u16, sqe: &Sqe) -> Reply {
         self.namespaces.for_io(sqe.nsid)?;
         if self.jobs.full() {
