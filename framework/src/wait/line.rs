@@ -1,6 +1,5 @@
 //! [`Line`]: one interrupt, and all the tasks that are parked on it.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,12 +33,76 @@ struct Entry {
     since: u64,
 }
 
-#[derive(Debug, Default)]
+/// The tasks that are parked on a line.
+///
+/// A command's entry lies at its slot: the low bits of its tag ([`doorbell_queues::slots`]). Only the
+/// command that has the slot now can have a future, so an entry of an earlier one is overwritten,
+/// and there are no more entries than slots: parking does not allocate.
+///
+/// # Invariants
+/// `listed` has the numbers of at least the slots that hold an entry, and each number once, which the
+/// flag beside the entry tells.
+#[derive(Debug)]
 struct ParkedTasks {
-    by_tag: HashMap<u16, Entry>,
+    slots: Vec<(Option<Entry>, bool)>,
+    listed: Vec<u16>,
     others: Vec<Entry>,
     /// Wakers on their way out; kept for its capacity.
     leaving: Vec<Waker>,
+    mask: u16,
+}
+
+impl ParkedTasks {
+    /// `commands` is how many can be in flight on the queue.
+    fn with_room(commands: u16) -> Self {
+        let room = usize::from(commands);
+        Self {
+            slots: Vec::with_capacity(room.next_power_of_two()),
+            listed: Vec::with_capacity(room),
+            others: Vec::with_capacity(8),
+            leaving: Vec::with_capacity(room + 8),
+            mask: (room.next_power_of_two() - 1) as u16,
+        }
+    }
+
+    fn put(&mut self, tag: Tag, waker: &Waker, since: u64) {
+        let number = tag.0 & self.mask;
+        let index = usize::from(number);
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, || (None, false));
+        }
+        let Some((entry, listed)) = self.slots.get_mut(index) else { return };
+        match entry {
+            Some(entry) => {
+                entry.waker.clone_from(waker);
+                entry.since = since;
+            }
+            None => *entry = Some(Entry { waker: waker.clone(), since }),
+        }
+        if !std::mem::replace(listed, true) {
+            self.listed.push(number);
+        }
+    }
+
+    fn take(&mut self, tag: Tag) -> Option<Entry> {
+        self.slots.get_mut(usize::from(tag.0 & self.mask))?.0.take()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Entry> {
+        let listed = self.listed.iter().filter_map(|number| self.slots.get(usize::from(*number)));
+        listed.filter_map(|(entry, _)| entry.as_ref()).chain(&self.others)
+    }
+
+    /// Moves every waker to `leaving`.
+    fn drain_into(&mut self, leaving: &mut Vec<Waker>) {
+        for number in self.listed.drain(..) {
+            if let Some((entry, listed)) = self.slots.get_mut(usize::from(number)) {
+                *listed = false;
+                leaving.extend(entry.take().map(|entry| entry.waker));
+            }
+        }
+        leaving.extend(self.others.drain(..).map(|entry| entry.waker));
+    }
 }
 
 /// One interrupt line.
@@ -65,13 +128,19 @@ impl fmt::Debug for Line {
 }
 
 impl Line {
-    pub(crate) fn new(event: Eventfd, fate: Arc<Fate>, limits: Option<Limits>) -> Self {
+    /// `commands` is how many can be in flight on the queue.
+    pub(crate) fn new(
+        event: Eventfd,
+        fate: Arc<Fate>,
+        limits: Option<Limits>,
+        commands: u16,
+    ) -> Self {
         Self {
             event,
             fate,
             fired: AtomicBool::new(false),
             watched: AtomicBool::new(false),
-            parked: Mutex::new(ParkedTasks::default()),
+            parked: Mutex::new(ParkedTasks::with_room(commands)),
             limits,
             epoch: Instant::now(),
         }
@@ -91,19 +160,12 @@ impl Line {
     pub(crate) fn park(&self, parked: &mut Parked, waker: &Waker) {
         let since = self.stamp(parked);
         let tasks = &mut *self.tasks();
-        let entry = match parked.tag {
-            Some(tag) => tasks.by_tag.get_mut(&tag.0),
-            None => tasks.others.iter_mut().find(|entry| entry.waker.will_wake(waker)),
-        };
-        match (entry, parked.tag) {
-            (Some(entry), _) => {
-                entry.waker.clone_from(waker);
-                entry.since = since;
-            }
-            (None, Some(tag)) => {
-                tasks.by_tag.insert(tag.0, Entry { waker: waker.clone(), since });
-            }
-            (None, None) => tasks.others.push(Entry { waker: waker.clone(), since }),
+        match parked.tag {
+            Some(tag) => tasks.put(tag, waker, since),
+            None => match tasks.others.iter_mut().find(|entry| entry.waker.will_wake(waker)) {
+                Some(entry) => entry.since = since,
+                None => tasks.others.push(Entry { waker: waker.clone(), since }),
+            },
         }
     }
 
@@ -111,7 +173,7 @@ impl Line {
     pub(crate) fn unpark(&self, parked: &Parked, waker: &Waker) {
         let tasks = &mut *self.tasks();
         match parked.tag {
-            Some(tag) => drop(tasks.by_tag.remove(&tag.0)),
+            Some(tag) => drop(tasks.take(tag)),
             None => tasks.others.retain(|entry| !entry.waker.will_wake(waker)),
         }
     }
@@ -153,8 +215,7 @@ impl Line {
         let mut leaving = {
             let tasks = &mut *self.tasks();
             let mut leaving = std::mem::take(&mut tasks.leaving);
-            leaving.extend(tasks.by_tag.drain().map(|(_, entry)| entry.waker));
-            leaving.extend(tasks.others.drain(..).map(|entry| entry.waker));
+            tasks.drain_into(&mut leaving);
             leaving
         };
         // Wakers are foreign code: they run outside of the lock.
@@ -180,7 +241,7 @@ impl Line {
         let (now, limit) = (self.now(), limits.limit.as_millis() as u64);
         let oldest = {
             let tasks = self.tasks();
-            tasks.by_tag.values().chain(&tasks.others).map(|entry| entry.since >> 1).min()
+            tasks.all().map(|entry| entry.since >> 1).min()
         };
         let Some(oldest) = oldest else { return };
         let age = now.saturating_sub(oldest);

@@ -1,0 +1,350 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Serves devices to client processes, and looks at, measures and demonstrates them.
+#[derive(Debug, Parser)]
+#[command(name = "doorbell", version, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  doorbell demo                                     the whole path on real data, in a minute
+  doorbell serve soft:nvme,ram=64M --name nvme0     a broker for a software NVMe device
+  doorbell status                                   who holds what of it
+  doorbell bench --depth 1,32 --report bench.html   latency and IOPS
+
+DOORBELL_LOG=debug (or info, or doorbell=trace) chooses what is logged to standard error.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Serve(Serve),
+    Status(Status),
+    Revoke(Revoke),
+    Demo(Demo),
+    Bench(Bench),
+    #[command(subcommand)]
+    Nvme(Nvme),
+    /// A client of the demo, started by it.
+    #[command(hide = true)]
+    DemoClient {
+        /// What it is to do, as JSON.
+        role: String,
+    },
+}
+
+/// Holds a device and gives its queues to clients.
+///
+/// Prints one line when clients can connect, and runs until SIGINT or SIGTERM. What clients hold is
+/// then taken back, and the device is left disabled.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doorbell serve soft:nvme,ram=64M
+  doorbell serve soft:nvme,image=disk.img,ram=64M --name nvme0
+  doorbell serve soft:nvme,image=disk.img --socket /tmp/nvme.sock --policy policy.toml
+
+Software NVMe devices: each image=FILE, ram=SIZE or null=SIZE is one namespace, in this order, from 1.")]
+pub(crate) struct Serve {
+    /// The device: soft:MODEL[,KEY=VALUE...]
+    pub(crate) spec: String,
+    /// Where clients connect; /run/doorbell/NAME.sock, or a folder of this user's if that cannot be
+    /// written
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// The device's short name, which becomes the socket's
+    #[arg(long, value_name = "NAME", conflicts_with = "socket")]
+    pub(crate) name: Option<String>,
+    /// Who may have what (TOML); without it only this user may have anything
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    /// Keep the broker and the device's thread on this core
+    #[arg(long, value_name = "CORE")]
+    pub(crate) core: Option<usize>,
+    /// End when the process that started this one does
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
+}
+
+/// Which broker to talk to.
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// The broker's socket; may be left out while just one broker is in the usual folders
+    #[arg(long, short, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// The device's short name, as `serve --name` was given it
+    #[arg(long, short, value_name = "NAME", conflicts_with = "socket")]
+    pub(crate) device: Option<String>,
+}
+
+/// Shows devices, clients, queues, tiers, bytes and mappings.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doorbell status                        every broker in the usual folders
+  doorbell status --device nvme0 --json  one of them, for a program")]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print JSON: a list with one object for each broker
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Takes back what a client holds.
+///
+/// Its queues are ended on the device and its memory is unmapped; its futures get an error that says
+/// so. Only operators may (the broker's own user is one).
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doorbell revoke --pid 4711
+  doorbell revoke --device nvme0 --queue 3")]
+pub(crate) struct Revoke {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) whose: Whose,
+}
+
+/// Whose grants.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Whose {
+    /// Everything that a process holds
+    #[arg(long)]
+    pub(crate) pid: Option<i32>,
+    /// Everything of one session (`doorbell status` shows their numbers)
+    #[arg(long)]
+    pub(crate) session: Option<u64>,
+    /// One queue
+    #[arg(long)]
+    pub(crate) queue: Option<u16>,
+}
+
+/// Shows the whole path on real data: a disk image, a broker, four client processes, one of them killed.
+///
+/// Makes an ext4 image, serves it by a software NVMe controller, reads all of it through the device
+/// and compares it with the file, writes and reads back a pattern, kills a client with a full queue
+/// in flight, measures latencies beside floors of the same run, and has e2fsck check the image at
+/// the end. It needs about 600 MB in the folder for temporary files (TMPDIR) and a minute.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doorbell demo
+  doorbell demo --report demo.html
+  doorbell demo --json > demo.json")]
+pub(crate) struct Demo {
+    /// Print one JSON object, and nothing else, on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where the HTML report goes
+    #[arg(long, value_name = "FILE", default_value = "doorbell-demo.html")]
+    pub(crate) report: PathBuf,
+    /// Keep the image, checksums and the broker's log in this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+    /// Make the same files and the same choices again
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Seconds for the latency figures, all together
+    #[arg(long, value_name = "SECONDS", default_value_t = 9.0, value_parser = seconds)]
+    pub(crate) measure: f64,
+}
+
+/// Measures latency and IOPS of a namespace.
+///
+/// A closed loop: a fixed number of commands in flight, each completion followed at once by the next
+/// command. Data that was read is copied out of the buffer, as a reader would.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doorbell bench                                        4 KiB reads at depth 1 and 32
+  doorbell bench --depth 1,8,64 --block 4k,128k --seconds 5 --report bench.html
+  doorbell bench --namespace 2 --read 70 --overwrite    70 % reads, 30 % writes
+  doorbell bench --flush                                commands that move no data
+  doorbell bench --spec soft:nvme,ram=64M               a device of this process, no broker")]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Measure a device of this process instead of a broker's
+    #[arg(long, value_name = "SPEC", conflicts_with_all = ["socket", "device"])]
+    pub(crate) spec: Option<String>,
+    /// The namespace
+    #[arg(long, short, default_value_t = 1)]
+    pub(crate) namespace: u32,
+    /// Queue depths, separated by commas
+    #[arg(long, value_delimiter = ',', default_value = "1,32", value_name = "N,...")]
+    pub(crate) depth: Vec<u16>,
+    /// Block sizes, separated by commas: 4k, 128k, 1M
+    #[arg(long, value_delimiter = ',', default_value = "4k", value_name = "SIZE,...", value_parser = size)]
+    pub(crate) block: Vec<u64>,
+    /// Percent of the operations that read; the others write
+    #[arg(long, default_value_t = 100, value_name = "PERCENT",
+          value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) read: u8,
+    /// Flush instead of reading and writing
+    #[arg(long, conflicts_with_all = ["block", "read", "overwrite"])]
+    pub(crate) flush: bool,
+    /// Allow writes: they destroy what is in the namespace
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// One block after the other instead of in random order
+    #[arg(long)]
+    pub(crate) sequential: bool,
+    /// Only the first bytes of the namespace
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) span: Option<u64>,
+    /// Drive the queue by futures instead of by callbacks
+    #[arg(long)]
+    pub(crate) futures: bool,
+    /// Seconds for each combination of depth and block size
+    #[arg(long, default_value_t = 2.0, conflicts_with = "ios", value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// Operations for each combination, instead of a time
+    #[arg(long, value_name = "N")]
+    pub(crate) ios: Option<u64>,
+    /// Keep this client on this core
+    #[arg(long, value_name = "CORE")]
+    pub(crate) core: Option<usize>,
+    /// Measure the floors of this machine as well, on two cores of its choice
+    #[arg(long, conflicts_with = "core")]
+    pub(crate) floors: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write an HTML report with plots
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// Looks into a served NVMe device, and reads and writes its blocks.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Nvme {
+    /// Shows the controller and its namespaces
+    Identify {
+        #[command(flatten)]
+        target: Target,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows the health log
+    Smart {
+        #[command(flatten)]
+        target: Target,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Reads blocks to a file, or to standard output (as a hex dump if that is a terminal)
+    Read(NvmeRead),
+    /// Writes a file, or standard input, to blocks
+    Write(NvmeWrite),
+}
+
+/// Which blocks.
+#[derive(Debug, Args)]
+pub(crate) struct Blocks {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// The namespace
+    #[arg(long, short, default_value_t = 1)]
+    pub(crate) namespace: u32,
+    /// The first block
+    #[arg(long, default_value_t = 0)]
+    pub(crate) lba: u64,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doorbell nvme read --blocks 8
+  doorbell nvme read --namespace 2 --lba 100 --blocks 2048 --out blocks.bin")]
+pub(crate) struct NvmeRead {
+    #[command(flatten)]
+    pub(crate) at: Blocks,
+    /// How many blocks
+    #[arg(long, default_value_t = 1)]
+    pub(crate) blocks: u64,
+    /// Where the data goes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doorbell nvme write --namespace 2 --lba 100 --in blocks.bin
+  head -c 4096 /dev/zero | doorbell nvme write --lba 8
+
+The data must be a whole number of blocks. It is durable (flushed) when the command ends.")]
+pub(crate) struct NvmeWrite {
+    #[command(flatten)]
+    pub(crate) at: Blocks,
+    /// Where the data comes from
+    #[arg(long = "in", value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
+}
+
+/// A size in bytes: `4096`, `4k`, `128K`, `1M`, `2GiB`; powers of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        _ => return Err("write a number and k, M or G: 4k".to_owned()),
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .filter(|number| *number > 0)
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "write a number above 0, and k, M or G: 4k".to_owned())
+}
+
+/// A time in seconds, above 0.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(seconds),
+        _ => Err("write seconds, above 0 and at most a day".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("4k"), Ok(4096));
+        assert_eq!(size("1MiB"), Ok(1 << 20));
+        assert_eq!(size("512"), Ok(512));
+        for bad in ["", "0", "k", "4x", "-1", "99999999999G"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn writes_must_be_wanted_and_grants_named() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("doorbell revoke").is_err());
+        assert!(parse("doorbell revoke --pid 1 --queue 2").is_err());
+        assert!(parse("doorbell revoke --queue 2").is_ok());
+        assert!(parse("doorbell bench --flush --read 50").is_err());
+    }
+}

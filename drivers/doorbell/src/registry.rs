@@ -1,0 +1,21 @@
+//! The drivers and software models that this program bundles.
+
+use anyhow::Result;
+use doorbell::client::{Client, QueueSpec};
+use doorbell::driver::Registry;
+use doorbell::local;
+use doorbell_nvme::{Nvme, NvmeDriver};
+
+/// Everything there is.
+pub(crate) fn all() -> Registry {
+    Registry::new().driver::<NvmeDriver>().model("nvme", doorbell_nvme::soft::build)
+}
+
+/// Opens a device in this process, without a broker, and claims a queue of it.
+///
+/// # Errors
+/// If the device cannot be opened.
+pub(crate) async fn open(device: &str, queue: QueueSpec, arena: usize) -> Result<Nvme> {
+    let client = local::open_with(device, &all(), Client::builder().arena_bytes(arena)).await?;
+    Ok(Nvme::claim(&client, queue).await?)
+}

@@ -1,0 +1,57 @@
+//! `doorbell serve`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use doorbell::DeviceSpec;
+use doorbell::broker::{Broker, Policy};
+use doorbell_bench::cores;
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+use crate::cli::Serve;
+use crate::{output, registry, sockets};
+
+/// Runs a broker until it is told to end.
+pub(crate) fn run(args: &Serve) -> Result<()> {
+    let spec: DeviceSpec = args.spec.parse()?;
+    if args.with_parent {
+        let asked = set_parent_process_death_signal(Some(Signal::KILL));
+        asked.context("asking to end with the parent")?;
+    }
+    if let Some(core) = args.core {
+        // Before any thread is started: they all stay there.
+        cores::pin_to(core)?;
+    }
+    let policy = args.policy.as_ref().map(Policy::load).transpose()?.unwrap_or_default();
+    let socket = socket(args, &spec)?;
+    let shown = socket.display().to_string();
+    let broker = Broker::builder(registry::all())
+        .device(spec)
+        .socket(&socket)
+        .policy(policy)
+        .until_signal()
+        .start()?;
+    output::print(format!("serving {} at {shown}\n", args.spec))?;
+    Ok(broker.wait()?)
+}
+
+/// Where to listen: as told, or by the device's short name, or by its model and the first number
+/// that is free.
+fn socket(args: &Serve, spec: &DeviceSpec) -> Result<PathBuf> {
+    if let Some(socket) = &args.socket {
+        return Ok(socket.clone());
+    }
+    sockets::place_for(&match &args.name {
+        Some(name) => name.clone(),
+        None => sockets::free_name(&model(spec)),
+    })
+}
+
+/// What kind of device it is, in a word.
+fn model(spec: &DeviceSpec) -> String {
+    match spec {
+        DeviceSpec::Soft { model, .. } => model.clone(),
+        DeviceSpec::Pci(address) => address.replace([':', '.'], "-") + "-",
+        DeviceSpec::VfioUser(_) => "vfio-user".to_owned(),
+    }
+}

@@ -1,0 +1,248 @@
+//! `doorbell status` and `doorbell revoke`.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use doorbell::wire::{ReclaimCause, RevokeTarget, SessionStatus, StatusReport};
+use doorbell_bench::report::units::bytes;
+use serde::Serialize;
+
+use crate::cli::{Revoke, Status, Whose};
+use crate::connect::{block_on, to_look};
+use crate::{output, sockets};
+
+/// One broker, or why it could not be asked.
+#[derive(Debug, Serialize)]
+struct Asked {
+    socket: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<StatusReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// Runs `doorbell status`.
+pub(crate) fn run(args: &Status) -> Result<()> {
+    let named = args.target.socket.is_some() || args.target.device.is_some();
+    let sockets = if named { vec![sockets::find(&args.target)?] } else { sockets::all() };
+    if sockets.is_empty() {
+        // The same words as for every other command.
+        sockets::find(&args.target)?;
+    }
+    let mut asked = Vec::new();
+    for socket in sockets {
+        match block_on(ask(&socket)) {
+            Ok(report) => asked.push(Asked { socket, report: Some(report), error: None }),
+            Err(error) if named => return Err(error),
+            Err(error) => {
+                asked.push(Asked { socket, report: None, error: Some(output::one_line(&error)) });
+            }
+        }
+    }
+    if args.json {
+        output::print_json(&asked)?;
+    } else {
+        let text: String = asked.iter().map(table).collect::<Vec<_>>().join("\n");
+        output::print(text)?;
+    }
+    if asked.iter().all(|one| one.report.is_none()) {
+        bail!("no broker answered; start one with `doorbell serve SPEC`");
+    }
+    Ok(())
+}
+
+/// What a broker holds.
+pub(crate) async fn ask(socket: &Path) -> Result<StatusReport> {
+    Ok(to_look(socket).await?.status().await?)
+}
+
+/// Runs `doorbell revoke`.
+pub(crate) fn revoke(args: &Revoke) -> Result<()> {
+    let socket = sockets::find(&args.target)?;
+    let target = match args.whose {
+        Whose { pid: Some(pid), .. } => RevokeTarget::Pid(pid),
+        Whose { session: Some(session), .. } => RevokeTarget::Session(session),
+        Whose { queue: Some(queue), .. } => RevokeTarget::Queue(queue),
+        Whose { .. } => bail!("name whose grants: --pid, --session or --queue"),
+    };
+    let (queues, sessions) = block_on(async { Ok(to_look(&socket).await?.revoke(target).await?) })?;
+    output::print(format!(
+        "revoked {} of {}\n",
+        plural(u64::from(queues), "queue"),
+        plural(u64::from(sessions), "session")
+    ))
+}
+
+/// `1 queue`, `2 queues`.
+pub(crate) fn plural(number: u64, thing: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{ending}")
+}
+
+fn table(asked: &Asked) -> String {
+    let mut text = format!("{}\n", asked.socket.display());
+    match &asked.report {
+        Some(report) => describe(&mut text, report),
+        None => push(&mut text, asked.error.as_deref().unwrap_or("it did not answer")),
+    }
+    text
+}
+
+fn push(text: &mut String, line: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "  {}", line.trim_end());
+}
+
+fn describe(text: &mut String, report: &StatusReport) {
+    let device = &report.device;
+    let node = device.numa_node.map_or_else(String::new, |node| format!(", NUMA node {node}"));
+    push(
+        text,
+        &format!(
+            "{}: {:04x}:{:04x}, driver {}{node}; broker {} (pid {}, protocol {})",
+            report.spec,
+            device.vendor,
+            device.device,
+            device.driver,
+            report.broker_version,
+            report.broker_pid,
+            report.protocol
+        ),
+    );
+    let used: usize = report.sessions.iter().map(|session| session.queues.len()).sum();
+    push(
+        text,
+        &format!(
+            "{used} of {} queues in use, of up to {} entries",
+            device.queues, device.max_entries
+        ),
+    );
+    if let Some(why) = &report.out_of_service {
+        push(text, &format!("OUT OF SERVICE: {why}"));
+    }
+    if report.faults > 0 || report.resets > 0 {
+        let last = report.last_fault.map_or_else(String::new, |fault| format!(" (last: {fault})"));
+        push(
+            text,
+            &format!("refused DMA accesses: {}{last}; resets: {}", report.faults, report.resets),
+        );
+    }
+    if report.quarantined_bytes > 0 || !report.quarantined_queues.is_empty() {
+        let queues = &report.quarantined_queues;
+        push(
+            text,
+            &format!(
+                "quarantined: {} of memory, queues {queues:?}",
+                bytes(report.quarantined_bytes)
+            ),
+        );
+    }
+    sessions(text, report);
+    reclaims(text, report);
+}
+
+fn sessions(text: &mut String, report: &StatusReport) {
+    if report.sessions.is_empty() {
+        push(text, "no clients");
+        return;
+    }
+    text.push('\n');
+    let head = format!(
+        "{:>7} {:>8} {:>6}  {:<16} {:>7} {:<12} {:>9} {:>8}",
+        "session", "pid", "uid", "program", "queues", "tier", "bytes", "mappings"
+    );
+    push(text, &head);
+    for session in &report.sessions {
+        push(text, &session_row(session));
+        for queue in &session.queues {
+            let ended = queue.ended.map_or_else(String::new, |cause| format!("  ended: {cause:?}"));
+            push(
+                text,
+                &format!(
+                    "{:>15} queue {:>3}  {} entries, {}{ended}",
+                    "", queue.id, queue.entries, queue.tier
+                ),
+            );
+        }
+        for arena in &session.arenas {
+            push(
+                text,
+                &format!(
+                    "{:>15} arena {:>3}  {} at IOVA {:#x}",
+                    "",
+                    arena.id,
+                    bytes(arena.bytes),
+                    arena.iova
+                ),
+            );
+        }
+    }
+    if report.sessions_omitted > 0 {
+        push(
+            text,
+            &format!("... and {}", plural(u64::from(report.sessions_omitted), "more session")),
+        );
+    }
+}
+
+fn session_row(session: &SessionStatus) -> String {
+    let held: u64 = session.arenas.iter().map(|arena| arena.bytes).sum();
+    let tier = session.queues.iter().map(|queue| queue.tier).min();
+    let tier = tier.map_or_else(|| "-".to_owned(), |tier| tier.to_string());
+    let operator = if session.operator { " (operator)" } else { "" };
+    let program: String = session.program.chars().take(16).collect();
+    format!(
+        "{:>7} {:>8} {:>6}  {program:<16} {:>7} {tier:<12} {:>9} {:>8}{operator}",
+        session.session,
+        session.pid,
+        session.uid,
+        format!("{}/{}", session.queues.len(), session.quota.queues),
+        bytes(held),
+        format!("{}/{}", session.arenas.len(), session.quota.mappings),
+    )
+}
+
+/// The last things that were taken back from clients that did not give them back themselves.
+fn reclaims(text: &mut String, report: &StatusReport) {
+    let taken: Vec<_> = report
+        .reclaims
+        .iter()
+        .filter(|reclaim| reclaim.cause != ReclaimCause::Closed || reclaim.quarantined > 0)
+        .collect();
+    if taken.is_empty() {
+        return;
+    }
+    text.push('\n');
+    push(text, "taken back:");
+    for reclaim in taken {
+        let quarantined = match reclaim.quarantined {
+            0 => String::new(),
+            number => format!("; {} quarantined", plural(u64::from(number), "mapping")),
+        };
+        push(
+            text,
+            &format!(
+                "  session {} (pid {}), {}: {}, {}, {} in {:.1} ms{quarantined}",
+                reclaim.session,
+                reclaim.pid,
+                cause(reclaim.cause),
+                plural(u64::from(reclaim.queues), "queue"),
+                plural(u64::from(reclaim.mappings), "mapping"),
+                bytes(reclaim.bytes),
+                reclaim.ms()
+            ),
+        );
+    }
+}
+
+fn cause(cause: ReclaimCause) -> &'static str {
+    match cause {
+        ReclaimCause::Closed => "closed",
+        ReclaimCause::Died => "died",
+        ReclaimCause::Revoked => "revoked",
+        ReclaimCause::Protocol => "broke the protocol",
+        ReclaimCause::DeviceGone => "its device is gone",
+        ReclaimCause::Shutdown => "the broker ended",
+    }
+}
