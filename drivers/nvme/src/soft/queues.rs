@@ -1,223 +1,10 @@
-//! Submission and completion queues as the controller keeps them (base 3.3; PCIe 3.1.2).
-//!
-//! Heads, tails and phases are the controller's own; of the host's memory it reads doorbells and
-//! entries only. A completion entry is taken *before* a command is fetched, so posting never finds a
-//! full queue: a command is fetched when there is room for its completion, and the completion queue
-//! head doorbell is read only when there seems to be none.
-
-use std::sync::atomic::Ordering;
+//! All queues of the controller: who exists, who completes where, fetching and completing.
 
 use doorbell::dma::Fault;
-use doorbell::queues::mem::{Word, Word32};
 use doorbell::soft::SoftCx;
 
-use crate::spec::{Cqe, Sqe};
-
-/// What a look at a tail doorbell showed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// Nothing to fetch.
-    Idle,
-    /// Commands to fetch.
-    Work,
-    /// The doorbell holds a value that cannot be. It is reported once and otherwise ignored.
-    Bad(u32),
-}
-
-/// How a submission queue goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Life {
-    /// Commands are fetched.
-    Running,
-    /// A Delete I/O Submission Queue waits for the commands under way.
-    Deleting,
-    /// Its memory cannot be reached by DMA; only deletion is left.
-    Dead,
-}
-
-/// A submission queue.
-///
-/// # Invariants
-/// `head`, `tail` < `size`; the entries from `head` to `tail` were published by the host.
-#[derive(Debug)]
-pub(crate) struct Sq {
-    doorbell: Word32,
-    /// The doorbell's value when it was last looked at.
-    raw: u32,
-    pub(crate) head: u32,
-    tail: u32,
-    pub(crate) size: u32,
-    base: u64,
-    pub(crate) cqid: u16,
-    pub(crate) life: Life,
-    /// Commands that were fetched and are not complete (parked ones not counted).
-    pub(crate) inflight: u32,
-    /// A command that was fetched and could not be started yet.
-    pub(crate) stash: Option<Sqe>,
-}
-
-impl Sq {
-    pub(crate) fn new(base: u64, size: u32, cqid: u16, doorbell: Word32) -> Self {
-        doorbell.store(0, Ordering::Relaxed);
-        let life = Life::Running;
-        Self { doorbell, raw: 0, head: 0, tail: 0, size, base, cqid, life, inflight: 0, stash: None }
-    }
-
-    /// Looks at the doorbell.
-    #[inline]
-    pub(crate) fn look(&mut self) -> Look {
-        // Acquire: the entries that the host stored before this value are visible.
-        let raw = self.doorbell.load(Ordering::Acquire);
-        if raw != self.raw {
-            self.raw = raw;
-            let fetchable = distance(self.head, self.tail, self.size);
-            // A full queue holds one entry less than its size (base 3.3.1.2).
-            let room = self.size - 1 - fetchable;
-            if raw >= self.size || distance(self.tail, raw, self.size) > room {
-                return Look::Bad(raw);
-            }
-            self.tail = raw;
-        }
-        if self.has_work() { Look::Work } else { Look::Idle }
-    }
-
-    /// True if a command can be fetched or started.
-    #[inline]
-    pub(crate) fn has_work(&self) -> bool {
-        (self.head != self.tail || self.stash.is_some()) && self.life == Life::Running
-    }
-
-    /// The next command; call it only if [`Sq::has_work`].
-    #[inline]
-    pub(crate) fn fetch(&mut self, cx: &mut SoftCx) -> Result<Sqe, Fault> {
-        if let Some(sqe) = self.stash.take() {
-            return Ok(sqe);
-        }
-        let sqe = cx.read(self.base + u64::from(self.head) * size_of::<Sqe>() as u64)?;
-        self.head = next(self.head, self.size);
-        Ok(sqe)
-    }
-}
-
-/// A completion queue.
-///
-/// # Invariants
-/// `head`, `tail` < `size`; `free` + entries from `head` to `tail` + entries reserved for commands
-/// under way = `size - 1`.
-#[derive(Debug)]
-pub(crate) struct Cq {
-    doorbell: Word32,
-    raw: u32,
-    head: u32,
-    tail: u32,
-    pub(crate) size: u32,
-    free: u32,
-    phase: bool,
-    base: u64,
-    /// Interrupt vector, if interrupts are enabled.
-    vector: Option<u16>,
-    /// Completions were posted since the last interrupt.
-    unsignalled: bool,
-    /// Submission queues that complete here.
-    pub(crate) users: u32,
-    /// Its memory cannot be reached by DMA: completions are dropped.
-    pub(crate) dead: bool,
-}
-
-/// The completion queue head doorbell holds a value that cannot be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct BadHead(pub(crate) u32);
-
-impl Cq {
-    pub(crate) fn new(base: u64, size: u32, vector: Option<u16>, doorbell: Word32) -> Self {
-        doorbell.store(0, Ordering::Relaxed);
-        Self {
-            doorbell,
-            raw: 0,
-            head: 0,
-            tail: 0,
-            size,
-            free: size - 1,
-            phase: true,
-            base,
-            vector,
-            unsignalled: false,
-            users: 0,
-            dead: false,
-        }
-    }
-
-    /// Takes note of what the host has consumed.
-    pub(crate) fn look(&mut self) -> Result<(), BadHead> {
-        // Acquire: the host is done with the entries before this value.
-        let raw = self.doorbell.load(Ordering::Acquire);
-        if raw == self.raw {
-            return Ok(());
-        }
-        self.raw = raw;
-        let posted = distance(self.head, self.tail, self.size);
-        if raw >= self.size || distance(self.head, raw, self.size) > posted {
-            return Err(BadHead(raw));
-        }
-        self.free += distance(self.head, raw, self.size);
-        self.head = raw;
-        Ok(())
-    }
-
-    /// True if an entry can be taken without looking at the doorbell.
-    #[inline]
-    pub(crate) fn has_room(&self) -> bool {
-        self.free > 0 || self.dead
-    }
-
-    /// Takes an entry for a completion to come.
-    #[inline]
-    pub(crate) fn reserve(&mut self) {
-        self.free = self.free.saturating_sub(1);
-    }
-
-    /// Gives an entry back that was reserved and will not be used.
-    pub(crate) fn release(&mut self) {
-        self.free += 1;
-    }
-
-    /// Stores a completion in an entry that was reserved. The phase is set here.
-    #[inline]
-    pub(crate) fn post(&mut self, cx: &mut SoftCx, mut cqe: Cqe, flip: bool) -> Result<(), Fault> {
-        if self.dead {
-            return Ok(());
-        }
-        cqe.status_phase = cqe.status_phase & !1 | u16::from(self.phase != flip);
-        let at = self.base + u64::from(self.tail) * size_of::<Cqe>() as u64;
-        cx.store_entry(at, &cqe, Cqe::PHASE_WORD)?;
-        self.tail = next(self.tail, self.size);
-        self.phase ^= self.tail == 0;
-        self.unsignalled = true;
-        Ok(())
-    }
-
-    /// Interrupts the host if completions were posted since the last time.
-    #[inline]
-    pub(crate) fn signal(&mut self, cx: &mut SoftCx) {
-        if self.unsignalled {
-            self.unsignalled = false;
-            if let Some(vector) = self.vector {
-                cx.interrupt(vector);
-            }
-        }
-    }
-}
-
-#[inline]
-fn next(index: u32, size: u32) -> u32 {
-    if index + 1 == size { 0 } else { index + 1 }
-}
-
-/// Steps from `from` to `to` on a ring; both are below `size`.
-#[inline]
-fn distance(from: u32, to: u32, size: u32) -> u32 {
-    if to >= from { to - from } else { to + size - from }
-}
+use super::rings::{BadHead, Cq, Life, Lost, Sq};
+use crate::spec::{Cqe, Sqe, Status};
 
 /// All queues of the controller, by identifier.
 #[derive(Debug)]
@@ -226,8 +13,23 @@ pub(crate) struct Queues {
     cqs: Vec<Option<Cq>>,
     /// Identifiers of the submission queues that exist, ascending: the polling order.
     pub(crate) active: Vec<u16>,
+    /// Per submission queue that is stalled: the command that could not be started.
+    stash: Vec<Sqe>,
     /// A completion queue had no room at the last look: someone must look again.
     pub(crate) starved: bool,
+}
+
+/// What an attempt to fetch a command came to.
+#[derive(Debug)]
+pub(crate) enum Fetch {
+    /// A command, for which a completion entry is taken. True if it was stalled before.
+    Command(bool),
+    /// There is none, or the queue does not fetch.
+    None,
+    /// The completion queue is full. If its head doorbell holds what it cannot: that.
+    Full(Option<BadHead>),
+    /// The entry cannot be read.
+    Lost(Fault),
 }
 
 impl Queues {
@@ -238,6 +40,7 @@ impl Queues {
             sqs: (0..count).map(|_| None).collect(),
             cqs: (0..count).map(|_| None).collect(),
             active: Vec::with_capacity(count),
+            stash: vec![Sqe::default(); count],
             starved: false,
         }
     }
@@ -250,6 +53,110 @@ impl Queues {
     #[inline]
     pub(crate) fn cq(&mut self, id: u16) -> Option<&mut Cq> {
         self.cqs.get_mut(usize::from(id))?.as_mut()
+    }
+
+    /// Fetches the next command of a queue into `sqe`, if its completion can be posted.
+    #[inline]
+    pub(crate) fn fetch(&mut self, cx: &mut SoftCx, sqid: u16, sqe: &mut Sqe) -> Fetch {
+        let Some(sq) = self.sqs.get_mut(usize::from(sqid)).and_then(Option::as_mut) else {
+            return Fetch::None;
+        };
+        if sq.life != Life::Running {
+            return self.unstall(sqid, sqe);
+        }
+        if sq.is_empty() {
+            return Fetch::None;
+        }
+        let Some(cq) = self.cqs.get_mut(usize::from(sq.cqid)).and_then(Option::as_mut) else {
+            return Fetch::None;
+        };
+        if !cq.has_room() {
+            let looked = cq.look();
+            if !cq.has_room() {
+                self.starved = true;
+                return Fetch::Full(looked.err());
+            }
+        }
+        if let Err(fault) = sq.take(cx, sqe) {
+            return Fetch::Lost(fault);
+        }
+        cq.reserve();
+        Fetch::Command(false)
+    }
+
+    /// Takes up the command of a stalled queue again.
+    #[cold]
+    fn unstall(&mut self, sqid: u16, sqe: &mut Sqe) -> Fetch {
+        match self.take_stalled(sqid) {
+            Some(stalled) => *sqe = stalled,
+            None => return Fetch::None,
+        }
+        Fetch::Command(true)
+    }
+
+    /// The command that a queue is stalled on. The queue goes on without it.
+    pub(crate) fn take_stalled(&mut self, sqid: u16) -> Option<Sqe> {
+        let sq = self.sq(sqid).filter(|sq| sq.life == Life::Stalled)?;
+        sq.life = Life::Running;
+        self.stash.get(usize::from(sqid)).copied()
+    }
+
+    /// A command that was fetched cannot be started now: the queue waits for it.
+    pub(crate) fn stall(&mut self, sqid: u16, sqe: &Sqe) {
+        if let Some(stash) = self.stash.get_mut(usize::from(sqid)) {
+            *stash = *sqe;
+        }
+        if let Some(sq) = self.sq(sqid) {
+            sq.life = Life::Stalled;
+        }
+    }
+
+    /// The command that a queue is stalled on, if any.
+    pub(crate) fn stalled(&mut self, sqid: u16) -> Option<&Sqe> {
+        self.sq(sqid).filter(|sq| sq.life == Life::Stalled)?;
+        self.stash.get(usize::from(sqid))
+    }
+
+    /// Posts the completion of a command that was fetched.
+    ///
+    /// # Errors
+    /// [`Lost`] if the completion queue's memory cannot be reached; it is dead from then on.
+    #[inline]
+    pub(crate) fn complete(
+        &mut self,
+        cx: &mut SoftCx,
+        (sqid, cid): (u16, u16),
+        status: Status,
+        dword: u32,
+    ) -> Result<(), Lost> {
+        let Some(sq) = self.sqs.get_mut(usize::from(sqid)).and_then(Option::as_mut) else {
+            return Ok(());
+        };
+        sq.inflight -= 1;
+        let cqid = sq.cqid;
+        let cqe = Cqe { dw0: dword, ..Cqe::new(cid, sqid, sq.head as u16, status, false) };
+        self.post(cx, cqid, cqe.words(), false)
+    }
+
+    /// Posts any completion in an entry that was taken.
+    ///
+    /// # Errors
+    /// As [`Queues::complete`].
+    #[inline]
+    pub(crate) fn post(
+        &mut self,
+        cx: &mut SoftCx,
+        cqid: u16,
+        cqe: [u64; 2],
+        flip: bool,
+    ) -> Result<(), Lost> {
+        let Some(cq) = self.cqs.get_mut(usize::from(cqid)).and_then(Option::as_mut) else {
+            return Ok(());
+        };
+        cq.post(cx, cqe, flip).map_err(|fault| {
+            cq.dead = true;
+            Lost { admin: cqid == 0, fault }
+        })
     }
 
     pub(crate) fn has_sq(&self, id: u16) -> bool {
@@ -284,16 +191,16 @@ impl Queues {
 
     pub(crate) fn remove_sq(&mut self, id: u16) {
         let Some(gone) = self.sqs.get_mut(usize::from(id)).and_then(Option::take) else { return };
-        gone.doorbell.store(0, Ordering::Relaxed);
         if let Some(cq) = self.cq(gone.cqid) {
             cq.users -= 1;
         }
+        gone.retire();
         self.active.retain(|active| *active != id);
     }
 
     pub(crate) fn remove_cq(&mut self, id: u16) {
         if let Some(gone) = self.cqs.get_mut(usize::from(id)).and_then(Option::take) {
-            gone.doorbell.store(0, Ordering::Relaxed);
+            gone.retire();
         }
     }
 

@@ -109,12 +109,15 @@ pub(crate) struct Jobs {
 
 impl Jobs {
     /// No jobs; file operations need a ring.
-    pub(crate) fn new(ring: Option<Ring>) -> Self {
+    ///
+    /// `transfer` is the longest transfer in bytes: room for its segments is taken here, so that no
+    /// command allocates.
+    pub(crate) fn new(ring: Option<Ring>, transfer: u64) -> Self {
         let idle = || Job {
             origin: None,
             kind: Kind::Read,
             nsid: 0,
-            segments: Segments::default(),
+            segments: Segments::for_transfers_of(transfer),
             ranges: Vec::new(),
             at: 0,
             len: 0,
@@ -198,9 +201,10 @@ impl Jobs {
     fn slice(&mut self, cx: &mut SoftCx, ns: &mut Namespaces) {
         for _ in 0..self.runnable.len() {
             let Some(slot) = self.runnable.pop_front() else { return };
-            let heavy = self.slots.get(usize::from(slot)).is_some_and(|job| {
-                matches!(job.kind, Kind::Erase(_) | Kind::Format(_))
-            });
+            let heavy = self
+                .slots
+                .get(usize::from(slot))
+                .is_some_and(|job| matches!(job.kind, Kind::Erase(_) | Kind::Format(_)));
             self.step(cx, ns, slot, None);
             if heavy {
                 break;
@@ -223,7 +227,9 @@ impl Jobs {
     }
 
     fn step(&mut self, cx: &mut SoftCx, ns: &mut Namespaces, slot: u16, result: Option<i32>) {
-        let Some(job) = self.slots.get_mut(usize::from(slot)).filter(|job| job.live) else { return };
+        let Some(job) = self.slots.get_mut(usize::from(slot)).filter(|job| job.live) else {
+            return;
+        };
         let mut tools = Tools { cx, ns, ring: self.ring.as_mut(), slot };
         let step = match job.kind {
             Kind::Format(format) => format::step(job, &mut tools, format, result),

@@ -63,9 +63,9 @@ fn a_tail_that_goes_backwards() {
     bench.tail(1, 10);
     bench.dev.regs.csts = Csts(1);
     let sq = bench.dev.queues.sq(1).unwrap();
-    assert_eq!(sq.look(), super::super::queues::Look::Work);
+    assert_eq!(sq.look(), super::super::rings::Look::Work);
     bench.tail(1, 9);
-    assert_eq!(bench.dev.queues.sq(1).unwrap().look(), super::super::queues::Look::Bad(9));
+    assert_eq!(bench.dev.queues.sq(1).unwrap().look(), super::super::rings::Look::Bad(9));
 }
 
 #[test]
@@ -83,7 +83,8 @@ fn a_head_that_passes_what_was_posted() {
 #[test]
 fn a_bad_head_does_not_overwrite_completions() {
     let (mut bench, mut pair) = bench();
-    let cids: Vec<u16> = (0..15).map(|_| bench.push(&mut pair, Sqe::io(IoOpcode::FLUSH, 1))).collect();
+    let cids: Vec<u16> =
+        (0..15).map(|_| bench.push(&mut pair, Sqe::io(IoOpcode::FLUSH, 1))).collect();
     bench.ring(&pair);
     bench.settle();
     bench.head(1, 99);
