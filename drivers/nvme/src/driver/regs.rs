@@ -6,7 +6,7 @@
 
 use doorbell::bus::{Bar, BusError};
 
-use crate::spec::regs::{Aqa, Cap, Cc, Csts, Version};
+use crate::spec::regs::{Aqa, Cap, Cc, Crto, Csts, Version};
 
 doorbell::registers! {
     /// Controller registers, at the beginning of BAR0.
@@ -69,8 +69,7 @@ impl Registers {
     /// CRTO.CRWMT: the worst case for the controller to become ready with its media, in units of
     /// 500 ms.
     pub(super) fn ready_with_media(&self) -> Result<u16, BusError> {
-        // Bits 0 to 15.
-        self.table.crto().read().map(|bits| bits.bits() as u16)
+        self.table.crto().read().map(|bits| Crto(bits.bits()).crwmt())
     }
 
     /// Tells the controller where its admin queue is. Only while it is disabled.

@@ -5,6 +5,7 @@
 
 use doorbell::bus::Width;
 
+use super::inject::{InjectKind, Injection};
 use super::options::Config;
 use crate::spec::regs::{IOCQES, IOSQES, css, offset, shn, shst};
 use crate::spec::{Aqa, Cap, Cc, Crto, Csts, Version};
@@ -13,6 +14,13 @@ use crate::spec::{Aqa, Cap, Cc, Crto, Csts, Version};
 const READY_TIMEOUT: u8 = 20;
 /// CAP.MPSMAX: pages of up to 64 KiB.
 const MPSMAX: u8 = 4;
+
+/// CAP.TO of this controller. One that is meant never to become ready does not make its host wait
+/// for long.
+fn ready_timeout(config: &Config) -> u8 {
+    let never = |injection: &Injection| injection.kind == InjectKind::NeverReady;
+    if config.injections.iter().any(never) { 1 } else { READY_TIMEOUT }
+}
 
 /// What a register write asks of the controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +65,7 @@ impl Registers {
         let cap = Cap(0)
             .with_mqes((config.depth - 1) as u16)
             .with_cqr(true)
-            .with_to(READY_TIMEOUT)
+            .with_to(ready_timeout(config))
             .with_dstrd(config.dstrd)
             .with_css(1)
             .with_mpsmin(0)
@@ -159,7 +167,7 @@ impl Registers {
             0x2c => (self.asq >> 32) as u32,
             offset::ACQ => self.acq as u32,
             0x34 => (self.acq >> 32) as u32,
-            offset::CRTO => Crto(0).with_crwmt(u16::from(READY_TIMEOUT)).0,
+            offset::CRTO => Crto(0).with_crwmt(self.cap.to().into()).0,
             // NSSR (CAP.NSSRS is 0), CMBLOC and CMBSZ (CAP.CMBS is 0) and the rest are absent.
             _ => 0,
         }
