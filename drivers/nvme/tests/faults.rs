@@ -22,22 +22,22 @@ async fn hasty(rig: &Rig) -> (Client, Nvme) {
 }
 
 fn ended(error: &NvmeError) -> EndReason {
-    match error {
-        NvmeError::Queue(QueueError::Ended { reason, queue }) => {
+    match error.queue() {
+        Some(QueueError::Ended { reason, queue }) => {
             assert_eq!(&*queue.device, "soft:nvme");
             *reason
         }
-        other => panic!("not the end of the queue: {other}"),
+        _ => panic!("not the end of the queue: {error}"),
     }
 }
 
 fn violation(error: &NvmeError) -> Violation {
-    match error {
-        NvmeError::Queue(QueueError::Violation { violation, queue }) => {
+    match error.queue() {
+        Some(QueueError::Violation { violation, queue }) => {
             assert_eq!(&*queue.device, "soft:nvme");
             *violation
         }
-        other => panic!("no violation: {other}"),
+        _ => panic!("no violation: {error}"),
     }
 }
 

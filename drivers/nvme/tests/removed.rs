@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use doorbell::broker::Broker;
 use doorbell::client::{Client, QueueSpec};
 use doorbell::driver::Registry;
-use doorbell_nvme::{Io, Lba, Nvme, NvmeDriver, NvmeError};
+use doorbell_nvme::{Io, Lba, Nvme, NvmeDriver};
 use doorbell_queues::{EndReason, QueueError};
 use meddle::{Meddle, Meddled};
 
@@ -50,7 +50,7 @@ fn every_future_is_told_and_nothing_more_is_granted() {
             (0..8).map(|at| ns.read(Lba(at), nvme.dma().alloc(512).unwrap())).collect();
         for io in reads {
             let failed = io.await.unwrap_err();
-            let NvmeError::Queue(QueueError::Ended { reason, .. }) = failed.error else {
+            let Some(&QueueError::Ended { reason, .. }) = failed.error.queue() else {
                 panic!("{failed}")
             };
             assert_eq!(reason, EndReason::DeviceGone);

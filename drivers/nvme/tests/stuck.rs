@@ -73,7 +73,7 @@ fn a_stuck_controller_is_reset_by_whoever_may() {
         let ns = nvme.namespace(1).unwrap();
         FROZEN.store(true, Ordering::Relaxed);
         let failed = ns.read(Lba(0), nvme.dma().alloc(512).unwrap()).await.unwrap_err();
-        let NvmeError::Queue(QueueError::Ended { reason, .. }) = failed.error else {
+        let Some(&QueueError::Ended { reason, .. }) = failed.error.queue() else {
             panic!("{failed}")
         };
         assert!(matches!(reason, EndReason::TimedOut | EndReason::DeviceReset), "{reason}");

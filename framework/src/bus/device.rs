@@ -245,9 +245,9 @@ impl Device {
             completion_iova: completion.iova(),
             parts: QueueParts {
                 name: QueueName { device, queue: layout.queue },
-                submission: submission.mem().clone(),
+                submission: submission.mem(),
                 submission_entries: layout.submission_entries,
-                completion: completion.mem().clone(),
+                completion: completion.mem(),
                 completion_entries: layout.completion_entries,
                 slots: layout.slots,
                 submission_doorbell: Doorbell::new(tail, signals.wake),

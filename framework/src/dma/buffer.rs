@@ -37,13 +37,17 @@ use doorbell_queues::{OutOfBounds, SharedMem};
 
 use super::arena::Pool;
 
-/// A buffer's place in its pool. It is the owner of every view of the buffer, so the buffer is freed
-/// when the last view is dropped.
+/// A buffer's place in its pool and in the world. It is the owner of every view of the buffer, so the
+/// buffer is freed when the last view is dropped.
+///
+/// # Invariants
+/// `memory` covers bytes that no other buffer has. It is never handed out: views come from
+/// [`Extent::view`], and count.
 struct Lease {
+    memory: SharedMem,
+    iova: u64,
     pool: Arc<Pool>,
     id: usize,
-    /// Keeps the arena mapped.
-    _memory: SharedMem,
 }
 
 impl Drop for Lease {
@@ -52,38 +56,36 @@ impl Drop for Lease {
     }
 }
 
-/// A fresh piece of an arena.
-///
-/// # Invariants
-/// * `view` covers memory that no other buffer has and of which no other view is used;
-/// * `view` and `lease` hold one count each of the lease.
+/// A piece of an arena: one pointer, so that a buffer on its way through a queue moves in a register.
+#[derive(Clone)]
 pub(super) struct Extent {
-    view: SharedMem,
     lease: Arc<Lease>,
-    iova: u64,
 }
 
 impl Extent {
     /// For the pool only: `memory` is the buffer `id`'s, page-aligned, and nobody else's until
     /// [`Pool::free`].
     pub(super) fn new(pool: Arc<Pool>, id: usize, memory: SharedMem, iova: u64) -> Self {
-        let (base, len) = (memory.as_ptr(), memory.len());
-        let lease = Arc::new(Lease { pool, id, _memory: memory });
+        Self { lease: Arc::new(Lease { memory, iova, pool, id }) }
+    }
+
+    /// A view that keeps the buffer allocated, and out of CPU hands.
+    fn view(&self) -> SharedMem {
+        let memory = &self.lease.memory;
         // SAFETY: a `SharedMem` is never at address 0 (its base is `NonNull`).
-        let base = unsafe { NonNull::new_unchecked(base) };
+        let base = unsafe { NonNull::new_unchecked(memory.as_ptr()) };
         // SAFETY:
         // * the lease keeps the mapping alive, so the range is readable and writable;
         // * pages are aligned to more than 8 bytes;
-        // * a Rust reference is made in `Deref` of `DmaBox` only, which owns the only view.
-        let view = unsafe { SharedMem::new(base, len, Arc::clone(&lease) as _) };
-        Self { view, lease, iova }
+        // * a Rust reference is made in `Deref` of `DmaBox` only, and no view exists then.
+        unsafe { SharedMem::new(base, memory.len(), Arc::clone(&self.lease) as _) }
     }
 
-    /// True if nobody else has a view of the memory.
+    /// True if nobody else has a view of the memory, or a way to one.
+    #[inline]
     fn exclusive(&self) -> bool {
-        // Two counts: ours and our view's. No `Weak` exists, and only a view can make a view, so
-        // a count of two stays two.
-        let exclusive = Arc::strong_count(&self.lease) == 2;
+        // No `Weak` exists, and only what holds a count can make more, so a count of one stays one.
+        let exclusive = Arc::strong_count(&self.lease) == 1;
         // Acquire pairs with the Release of the last other view's drop: its accesses are over.
         fence(Ordering::Acquire);
         exclusive
@@ -92,14 +94,15 @@ impl Extent {
 
 impl fmt::Debug for Extent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Extent").field("id", &self.lease.id).field("len", &self.view.len()).finish()
+        let Lease { id, memory, .. } = &*self.lease;
+        f.debug_struct("Extent").field("id", id).field("len", &memory.len()).finish()
     }
 }
 
 /// DMA memory that the CPU owns: a `Box` in an arena. `T` is `[u8]` or plain old data.
 ///
 /// # Invariants
-/// * the extent is exclusive: no other view of its bytes exists in this process;
+/// * the extent is exclusive: no view of its bytes exists in this process;
 /// * it holds at least a `T`, aligned for it.
 pub struct DmaBox<T: ?Sized> {
     extent: Extent,
@@ -108,12 +111,14 @@ pub struct DmaBox<T: ?Sized> {
 
 impl<T: ?Sized> DmaBox<T> {
     /// For the pool only: the extent is fresh, and holds a `T`.
+    #[inline]
     pub(super) fn new(extent: Extent) -> Self {
         Self { extent, _value: PhantomData }
     }
 
     /// Hands the memory to the other side: from here on it has an address and no references.
     #[must_use]
+    #[inline]
     pub fn into_shared(self) -> DmaShared<T> {
         DmaShared { extent: self.extent, _value: PhantomData }
     }
@@ -122,8 +127,9 @@ impl<T: ?Sized> DmaBox<T> {
 impl Deref for DmaBox<[u8]> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
-        let view = &self.extent.view;
+        let view = &self.extent.lease.memory;
         // SAFETY:
         // * `view` is mapped, and stays so while `self` lives;
         // * the bytes are initialised: the kernel zeroes them;
@@ -135,8 +141,9 @@ impl Deref for DmaBox<[u8]> {
 }
 
 impl DerefMut for DmaBox<[u8]> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        let view = &self.extent.view;
+        let view = &self.extent.lease.memory;
         // SAFETY: as for `deref`; `&mut self` excludes other references.
         unsafe { std::slice::from_raw_parts_mut(view.as_ptr(), view.len()) }
     }
@@ -148,14 +155,14 @@ impl<T: Pod> Deref for DmaBox<T> {
     fn deref(&self) -> &T {
         // SAFETY: as for `[u8]`; further, any bytes are a valid `T` (Pod), and the extent holds at
         // least one, aligned (type invariant).
-        unsafe { &*self.extent.view.as_ptr().cast::<T>() }
+        unsafe { &*self.extent.lease.memory.as_ptr().cast::<T>() }
     }
 }
 
 impl<T: Pod> DerefMut for DmaBox<T> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as for `deref`; `&mut self` excludes other references.
-        unsafe { &mut *self.extent.view.as_ptr().cast::<T>() }
+        unsafe { &mut *self.extent.lease.memory.as_ptr().cast::<T>() }
     }
 }
 
@@ -175,32 +182,48 @@ pub struct DmaShared<T: ?Sized = [u8]> {
 impl<T: ?Sized> DmaShared<T> {
     /// The device's address of the first byte, page-aligned.
     #[must_use]
+    #[inline]
     pub fn iova(&self) -> u64 {
-        self.extent.iova
+        self.extent.lease.iova
     }
 
     /// Length in bytes.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a buffer is never empty")]
     pub fn len(&self) -> usize {
-        self.extent.view.len()
+        self.extent.lease.memory.len()
     }
 
-    /// The memory, for atomic and copying access. A clone of it keeps the buffer allocated.
+    /// The memory, for atomic and copying access. It keeps the buffer allocated.
     #[must_use]
-    pub fn mem(&self) -> &SharedMem {
-        &self.extent.view
+    pub fn mem(&self) -> SharedMem {
+        self.extent.view()
+    }
+
+    /// Keeps the buffer allocated without access to it: for whoever must outlast a device that uses
+    /// it. No allocation.
+    #[must_use]
+    #[inline]
+    pub fn keep(&self) -> DmaKeep {
+        DmaKeep { _extent: self.extent.clone() }
     }
 
     /// Takes the memory back into CPU hands. Only for code that knows that the device is done with
     /// it: after the completion of every command that named it.
     ///
     /// # Errors
-    /// The buffer comes back unchanged while a clone of [`DmaShared::mem`], or a word or cells made
-    /// from it, still exists.
+    /// The buffer comes back unchanged while a [`DmaShared::mem`] of it, or a word or cells made from
+    /// that, or a [`DmaKeep`] still exists.
+    #[inline]
     pub fn into_box(self) -> Result<DmaBox<T>, Self> {
         if self.extent.exclusive() { Ok(DmaBox::new(self.extent)) } else { Err(self) }
     }
+}
+
+/// Keeps a buffer allocated: [`DmaShared::keep`].
+#[derive(Debug, Clone)]
+pub struct DmaKeep {
+    _extent: Extent,
 }
 
 impl<T: Pod> DmaShared<T> {

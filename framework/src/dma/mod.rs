@@ -26,7 +26,7 @@ pub mod space;
 mod tests;
 
 pub use arena::{Arena, Dma, DmaStats};
-pub use buffer::{DmaBox, DmaShared};
+pub use buffer::{DmaBox, DmaKeep, DmaShared};
 pub use iova::{IovaAllocator, Partition};
 pub use map::{Prefault, map_fd};
 pub use memfd::{HugePages, Memfd};

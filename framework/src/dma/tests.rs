@@ -38,7 +38,7 @@ fn memory_with_another_view_does_not_become_a_slice() {
     let shared = dma.alloc_shared(4096).unwrap();
     let word = shared.mem().word32(0).unwrap();
     let shared = shared.into_box().unwrap_err();
-    let copy = shared.mem().clone();
+    let copy = shared.mem();
     drop(word);
     let shared = shared.into_box().unwrap_err();
     drop(copy);
@@ -49,7 +49,7 @@ fn memory_with_another_view_does_not_become_a_slice() {
 fn a_view_keeps_the_buffer_from_being_given_out_again() {
     let dma = pool(PAGE);
     let shared = dma.alloc_shared(PAGE).unwrap();
-    let view = shared.mem().clone();
+    let view = shared.mem();
     drop(shared);
     assert!(matches!(dma.alloc(1), Err(DmaError::Exhausted { arenas: 1, total: 4096, .. })));
     drop(view);

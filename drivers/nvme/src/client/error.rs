@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use doorbell::client::ClientError;
 use doorbell::dma::{DmaBox, DmaError};
-use doorbell_queues::{BadGeometry, QueueError, QueueName, Tag};
+use doorbell_queues::{QueueError, QueueName, Tag};
 use thiserror::Error;
 
 use super::extent::Lba;
@@ -94,7 +94,33 @@ impl fmt::Display for Failed {
     }
 }
 
+/// A request that was refused, and for which namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("device {device}, namespace {nsid}: {range}")]
+pub struct Refused {
+    /// The device.
+    pub device: Arc<str>,
+    /// The namespace.
+    pub nsid: u32,
+    /// What is wrong with the request.
+    pub range: BadRange,
+}
+
+/// A namespace that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("device {device}: namespace {nsid}: {why}")]
+pub struct BadNamespace {
+    /// The device.
+    pub device: Arc<str>,
+    /// The namespace.
+    pub nsid: u32,
+    /// Why it cannot be used.
+    pub why: String,
+}
+
 /// An operation on an NVMe device failed.
+///
+/// It is kept small, because results travel with every command: what is large and rare is boxed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum NvmeError {
@@ -102,38 +128,24 @@ pub enum NvmeError {
     #[error("{0}")]
     Status(Box<Failed>),
     /// The request was refused before anything reached the device.
-    #[error("device {device}, namespace {nsid}: {range}")]
-    BadRange {
-        /// The device.
-        device: Arc<str>,
-        /// The namespace.
-        nsid: u32,
-        /// What is wrong with it.
-        range: BadRange,
-    },
+    #[error(transparent)]
+    BadRange(Box<Refused>),
     /// The queue has ended, the device broke the protocol, or the interrupt failed.
     #[error(transparent)]
-    Queue(#[from] QueueError),
+    Queue(Box<QueueError>),
     /// A call that does not wait found every slot in flight.
     #[error("{0}: every slot is in flight; reap, or wait for a free slot")]
     Full(QueueName),
     /// The namespace does not exist, or is of a kind that this client does not support.
-    #[error("device {device}: namespace {nsid}: {why}")]
-    Namespace {
-        /// The device.
-        device: Arc<str>,
-        /// The namespace.
-        nsid: u32,
-        /// Why it cannot be used.
-        why: String,
-    },
+    #[error(transparent)]
+    Namespace(Box<BadNamespace>),
     /// An optional command that this controller does not have.
-    #[error("device {device}: the controller has no {command} command")]
+    #[error("device {device}: the controller has no {} command", command.name().unwrap_or("such"))]
     NotSupported {
         /// The device.
         device: Arc<str>,
         /// The command.
-        command: &'static str,
+        command: IoOpcode,
     },
     /// The broker, or the connection to it.
     #[error(transparent)]
@@ -145,22 +157,17 @@ pub enum NvmeError {
     /// DMA memory.
     #[error(transparent)]
     Dma(Box<DmaError>),
-    /// The granted parts do not make a queue.
-    #[error(transparent)]
-    Geometry(Box<BadGeometry>),
-    /// A future was used in a way that it cannot serve.
-    #[error("defect in this program: {0}")]
-    Misused(&'static str),
     /// The broker or its driver answered something that does not fit the question.
     #[error(
-        "device {device}: the driver answered {operation} with something else; do client and broker have the same version?"
+        "device {0}: the driver's answer does not fit; do client and broker have the same version?"
     )]
-    Answer {
-        /// The device.
-        device: Arc<str>,
-        /// What was asked.
-        operation: &'static str,
-    },
+    Answer(Arc<str>),
+    /// A future was polled after it was ready: a defect of this program.
+    #[error("a future was polled after it was ready")]
+    PolledAgain,
+    /// Something else holds the buffer's memory, though its commands are done: a defect.
+    #[error("the buffer's memory is still shared after its commands were done")]
+    StillShared,
 }
 
 impl NvmeError {
@@ -188,13 +195,28 @@ impl NvmeError {
         self.status().is_some_and(|status| status.is(Status::COMPARE_FAILURE))
     }
 
+    /// Why the queue is of no use, if that is so.
+    #[must_use]
+    pub fn queue(&self) -> Option<&QueueError> {
+        match self {
+            Self::Queue(error) => Some(error),
+            _ => None,
+        }
+    }
+
     /// What is wrong with the request, if it never reached the device.
     #[must_use]
     pub fn bad_range(&self) -> Option<BadRange> {
         match self {
-            Self::BadRange { range, .. } => Some(*range),
+            Self::BadRange(refused) => Some(refused.range),
             _ => None,
         }
+    }
+}
+
+impl From<QueueError> for NvmeError {
+    fn from(error: QueueError) -> Self {
+        Self::Queue(Box::new(error))
     }
 }
 
@@ -214,12 +236,6 @@ impl From<doorbell::local::LocalError> for NvmeError {
 impl From<DmaError> for NvmeError {
     fn from(error: DmaError) -> Self {
         Self::Dma(Box::new(error))
-    }
-}
-
-impl From<BadGeometry> for NvmeError {
-    fn from(error: BadGeometry) -> Self {
-        Self::Geometry(Box::new(error))
     }
 }
 

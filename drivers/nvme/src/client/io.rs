@@ -9,29 +9,31 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use doorbell::dma::DmaBox;
+use doorbell::dma::{DmaBox, DmaShared};
 use doorbell_queues::{RejectReason, Rejected, SlotFree};
 
 use super::Nvme;
 use super::error::{IoError, NvmeError};
 use super::payload::Payload;
 use super::request::{Command, Request};
-use super::window::Window;
+use super::window::{Progress, Stalled, Window};
 use crate::protocol::NvmeProtocol;
 
 /// A wait for a free slot.
-pub(super) type FreeSlot<'n> = SlotFree<'n, NvmeProtocol, Payload>;
+type FreeSlot<'n> = SlotFree<'n, NvmeProtocol, Payload>;
 
 /// A request on its way. The buffer is in a command's slot or in here, in one place at a time.
 enum State<'n> {
     /// It was refused, or the queue had ended.
-    Refused(IoError),
+    Refused(Box<IoError>),
     /// Every slot was in flight.
     Waiting { slot: FreeSlot<'n>, payload: Payload },
     /// One command has it all.
     One(Command<'n>),
     /// Several commands share it.
     Many(Window<'n>),
+    /// As `Many`, and it waits for a slot.
+    ManyWaiting { slot: FreeSlot<'n>, stalled: Stalled },
     /// The output was given out.
     Over,
 }
@@ -43,7 +45,7 @@ pub(super) struct Transfer<'n> {
     state: State<'n>,
 }
 
-type Output = Result<Option<DmaBox<[u8]>>, IoError>;
+type Output = Result<Option<DmaBox<[u8]>>, Box<IoError>>;
 
 impl<'n> Transfer<'n> {
     /// A request that was refused.
@@ -54,32 +56,30 @@ impl<'n> Transfer<'n> {
         error: NvmeError,
         buffer: Option<DmaBox<[u8]>>,
     ) -> Self {
-        Self { nvme, request, state: State::Refused(IoError { error, buffer }) }
+        Self { nvme, request, state: State::Refused(Box::new(IoError { error, buffer })) }
     }
 
-    /// Starts a request whose extent was checked; `buffer` has the extent's length, if it moves data.
+    /// Starts a request that was checked; `buffer` has the length of its blocks, if it moves data.
     #[inline]
     pub(super) fn start(nvme: &'n Nvme, request: Request, buffer: Option<DmaBox<[u8]>>) -> Self {
         let shared = buffer.map(DmaBox::into_shared);
-        let state = if request.is_single() {
-            let payload = shared.map_or_else(Payload::nothing, Payload::whole);
-            Self::place(nvme, &request, payload)
-        } else {
-            let mut window = Window::new(shared);
-            window.fill(nvme, &request);
-            State::Many(window)
+        if !request.is_single() {
+            return Self::start_many(nvme, request, shared);
+        }
+        let payload = shared.map_or_else(Payload::nothing, Payload::whole);
+        let base = payload.iova();
+        let state = match request.submit(nvme, request.whole(), base, payload) {
+            Ok(command) => State::One(command),
+            Err(rejected) => Self::turned_away(nvme, rejected),
         };
         Self { nvme, request, state }
     }
 
-    /// Places the only command of a request.
-    #[inline]
-    fn place(nvme: &'n Nvme, request: &Request, payload: Payload) -> State<'n> {
-        let base = payload.iova();
-        match request.submit(nvme, request.whole(), base, payload) {
-            Ok(command) => State::One(command),
-            Err(rejected) => Self::turned_away(nvme, rejected),
-        }
+    #[inline(never)]
+    fn start_many(nvme: &'n Nvme, request: Request, buffer: Option<DmaShared<[u8]>>) -> Self {
+        let mut window = Window::new(buffer);
+        window.fill(nvme, &request);
+        Self { nvme, request, state: State::Many(window) }
     }
 
     #[cold]
@@ -88,64 +88,87 @@ impl<'n> Transfer<'n> {
         match reason {
             RejectReason::Full(_) => State::Waiting { slot: nvme.queue().slot_free(), payload },
             // It never was with the device, so the buffer comes back whatever the device does.
-            RejectReason::Ended(error) => {
-                State::Refused(IoError { error: error.into(), buffer: payload.into_buffer() })
-            }
+            RejectReason::Ended(error) => Self::lost(error.into(), payload),
         }
     }
 
+    fn lost(error: NvmeError, payload: Payload) -> State<'n> {
+        State::Refused(Box::new(IoError { error, buffer: payload.into_buffer() }))
+    }
+
+    #[inline]
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Output> {
+        let State::One(command) = &mut self.state else { return self.poll_slowly(cx) };
+        let tag = command.tag();
+        let done = ready!(Pin::new(command).poll(cx));
+        self.state = State::Over;
+        Poll::Ready(match done {
+            Ok((outcome, payload)) if outcome.status.is_success() => Ok(payload.into_buffer()),
+            failed => {
+                let (error, payload) =
+                    self.request.failed(self.nvme, tag, self.request.lba, failed);
+                let buffer = payload.and_then(Payload::into_buffer);
+                Err(Box::new(IoError { error, buffer }))
+            }
+        })
+    }
+
+    /// Everything but a single command in flight.
+    #[inline(never)]
+    fn poll_slowly(&mut self, cx: &mut Context<'_>) -> Poll<Output> {
         loop {
             match &mut self.state {
-                State::One(command) => {
-                    let tag = command.tag();
-                    let done = ready!(Pin::new(command).poll(cx));
-                    self.state = State::Over;
-                    let lba = self.request.whole().lba;
-                    let (result, payload) = self.request.result(self.nvme, tag, lba, done);
-                    let buffer = payload.and_then(Payload::into_buffer);
-                    return Poll::Ready(match result {
-                        Ok(()) => Ok(buffer),
-                        Err(error) => Err(IoError { error, buffer }),
-                    });
-                }
                 State::Many(window) => {
-                    let output = ready!(window.poll(self.nvme, &self.request, cx));
-                    self.state = State::Over;
-                    return Poll::Ready(output);
+                    let progress = ready!(window.poll(self.nvme, &self.request, cx));
+                    let State::Many(window) = self.take() else { continue };
+                    match progress {
+                        Progress::Over => return Poll::Ready(window.finish()),
+                        Progress::NoSlot => {
+                            let slot = self.nvme.queue().slot_free();
+                            self.state = State::ManyWaiting { slot, stalled: window.stall() };
+                        }
+                    }
+                }
+                State::ManyWaiting { slot, .. } => {
+                    let free = ready!(Pin::new(slot).poll(cx));
+                    let State::ManyWaiting { stalled, .. } = self.take() else { continue };
+                    let mut window = Window::resume(stalled);
+                    if let Err(error) = free {
+                        window.fail(error.into());
+                    }
+                    self.state = State::Many(window);
                 }
                 State::Waiting { slot, .. } => {
                     let free = ready!(Pin::new(slot).poll(cx));
-                    self.go_on(free);
+                    let State::Waiting { payload, .. } = self.take() else { continue };
+                    match free {
+                        Ok(()) => self.place(payload),
+                        Err(error) => self.state = Self::lost(error.into(), payload),
+                    }
                 }
-                State::Refused(_) | State::Over => return Poll::Ready(self.give_out()),
+                State::One(_) => return self.poll(cx),
+                State::Refused(_) | State::Over => {
+                    return Poll::Ready(Err(match self.take() {
+                        State::Refused(error) => error,
+                        _ => Box::new(IoError { error: NvmeError::PolledAgain, buffer: None }),
+                    }));
+                }
             }
         }
     }
 
-    /// The wait for a slot is over.
-    #[cold]
-    fn go_on(&mut self, free: Result<(), doorbell_queues::QueueError>) {
-        let State::Waiting { payload, .. } = std::mem::replace(&mut self.state, State::Over) else {
-            return;
-        };
-        self.state = match free {
-            Ok(()) => Self::place(self.nvme, &self.request, payload),
-            Err(error) => {
-                State::Refused(IoError { error: error.into(), buffer: payload.into_buffer() })
-            }
-        };
+    fn take(&mut self) -> State<'n> {
+        std::mem::replace(&mut self.state, State::Over)
     }
 
-    #[cold]
-    fn give_out(&mut self) -> Output {
-        match std::mem::replace(&mut self.state, State::Over) {
-            State::Refused(error) => Err(error),
-            State::Over | State::Waiting { .. } | State::One(_) | State::Many(_) => Err(IoError {
-                error: NvmeError::Misused("a future was polled after it was ready"),
-                buffer: None,
-            }),
-        }
+    /// A slot may be free: places the only command of the request.
+    fn place(&mut self, payload: Payload) {
+        let base = payload.iova();
+        let placed = self.request.submit(self.nvme, self.request.whole(), base, payload);
+        self.state = match placed {
+            Ok(command) => State::One(command),
+            Err(rejected) => Self::turned_away(self.nvme, rejected),
+        };
     }
 }
 
@@ -155,7 +178,7 @@ impl fmt::Debug for Transfer<'_> {
             State::Refused(_) => "refused",
             State::Waiting { .. } => "waiting for a slot",
             State::One(_) => "one command",
-            State::Many(_) => "several commands",
+            State::Many(_) | State::ManyWaiting { .. } => "several commands",
             State::Over => "over",
         };
         f.debug_struct("Transfer")
@@ -181,11 +204,8 @@ impl Future for Io<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match ready!(self.0.poll(cx)) {
             Ok(Some(buffer)) => Ok(buffer),
-            Ok(None) => Err(IoError {
-                error: NvmeError::Misused("something else holds the buffer's memory"),
-                buffer: None,
-            }),
-            Err(error) => Err(error),
+            Ok(None) => Err(IoError { error: NvmeError::StillShared, buffer: None }),
+            Err(error) => Err(*error),
         })
     }
 }

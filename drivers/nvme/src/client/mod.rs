@@ -58,7 +58,7 @@ mod payload;
 mod request;
 mod window;
 
-pub use error::{BadRange, Failed, IoError, NvmeError};
+pub use error::{BadNamespace, BadRange, Failed, IoError, NvmeError, Refused};
 pub use extent::Lba;
 pub use io::{Done, Io};
 pub use namespace::{Namespace, Range};
@@ -117,10 +117,8 @@ impl Nvme {
         let claimed = client.claim::<NvmeProtocol>(spec).await?;
         // Asked after the queue exists: while one does, no namespace is formatted.
         let (controller, namespaces) = learn(client, &device).await?;
-        let page = PageSize::new(controller.page_size).ok_or_else(|| NvmeError::Answer {
-            device: Arc::clone(&device),
-            operation: "info (page size)",
-        })?;
+        let page = PageSize::new(controller.page_size)
+            .ok_or_else(|| NvmeError::Answer(Arc::clone(&device)))?;
         let slots = claimed.depth() as usize;
         let bytes = SlotPages::bytes(page, slots);
         let memory = match client.dma().alloc_shared(bytes) {
@@ -130,8 +128,7 @@ impl Nvme {
             }
             other => other?,
         };
-        let pages = SlotPages::new(&memory, page, slots)
-            .map_err(|_| NvmeError::Answer { device, operation: "info (page size and depth)" })?;
+        let pages = SlotPages::new(&memory, page, slots).map_err(|_| NvmeError::Answer(device))?;
         let max_transfer = controller.max_transfer.unwrap_or(u64::MAX).min(page.most_bytes());
         let queue = claimed.into_queue::<NvmeProtocol, Payload>()?;
         let (client, pages) = (client.clone(), Arc::new(pages));
@@ -168,7 +165,11 @@ impl Nvme {
             [] => "there is none: the controller has no active namespace".to_owned(),
             known => format!("there is none; there are {}", known.join(", ")),
         };
-        NvmeError::Namespace { device: Arc::clone(self.device()), nsid, why }
+        NvmeError::Namespace(Box::new(BadNamespace {
+            device: Arc::clone(self.device()),
+            nsid,
+            why,
+        }))
     }
 
     /// What is known of the namespaces, by ascending identifier.
@@ -209,7 +210,7 @@ impl Nvme {
     pub async fn smart(&self) -> Result<Smart, NvmeError> {
         match self.admin(&NvmeAdmin::Smart).await? {
             NvmeReply::Smart(smart) => Ok(*smart),
-            _ => Err(NvmeError::Answer { device: Arc::clone(self.device()), operation: "smart" }),
+            _ => Err(NvmeError::Answer(Arc::clone(self.device()))),
         }
     }
 
@@ -279,7 +280,7 @@ async fn learn(
     client: &Client,
     device: &Arc<str>,
 ) -> Result<(ControllerInfo, Vec<NamespaceInfo>), NvmeError> {
-    let answer = || NvmeError::Answer { device: Arc::clone(device), operation: "info" };
+    let answer = || NvmeError::Answer(Arc::clone(device));
     let mut all: Vec<NamespaceInfo> = Vec::new();
     loop {
         let after = all.last().map_or(0, |info| info.nsid);

@@ -7,7 +7,7 @@ use doorbell::dma::DmaBox;
 use doorbell_queues::{RejectReason, Rejected, Tag};
 
 use super::Nvme;
-use super::error::{BadRange, IoError, NvmeError};
+use super::error::{BadNamespace, BadRange, IoError, NvmeError, Refused};
 use super::extent::{Extent, Geometry, Lba, MOST_BLOCKS};
 use super::io::{Done, Io, Transfer};
 use super::payload::Payload;
@@ -32,8 +32,8 @@ pub struct Namespace<'n> {
     nvme: &'n Nvme,
     info: &'n NamespaceInfo,
     shape: Geometry,
-    /// Most blocks of a command that moves data.
-    most_data: u64,
+    /// Most blocks of a command that moves data, 1 to 65,536.
+    most_data: u32,
 }
 
 impl fmt::Debug for Namespace<'_> {
@@ -47,10 +47,9 @@ impl fmt::Debug for Namespace<'_> {
 
 impl<'n> Namespace<'n> {
     pub(super) fn new(nvme: &'n Nvme, info: &'n NamespaceInfo) -> Result<Self, NvmeError> {
-        let refuse = |why: String| NvmeError::Namespace {
-            device: Arc::clone(nvme.device()),
-            nsid: info.nsid,
-            why,
+        let refuse = |why: String| {
+            let device = Arc::clone(nvme.device());
+            NvmeError::Namespace(Box::new(BadNamespace { device, nsid: info.nsid, why }))
         };
         if info.metadata != 0 || info.protected {
             return Err(refuse(format!(
@@ -70,7 +69,7 @@ impl<'n> Namespace<'n> {
                 nvme.max_transfer()
             )));
         }
-        Ok(Self { nvme, info, shape, most_data })
+        Ok(Self { nvme, info, shape, most_data: most_data as u32 })
     }
 
     /// Its identifier, from 1.
@@ -106,25 +105,26 @@ impl<'n> Namespace<'n> {
     /// Most bytes that one command moves; longer requests are split.
     #[must_use]
     pub fn max_transfer(&self) -> usize {
-        (self.most_data << self.shape.block_shift) as usize
+        (u64::from(self.most_data) << self.shape.block_shift) as usize
     }
 
     #[inline]
-    fn request(&self, opcode: IoOpcode, extent: Option<Extent>, most_blocks: u64) -> Request {
+    fn request(&self, opcode: IoOpcode, most_blocks: u32, flags: Rw12) -> Request {
         Request {
-            opcode,
-            nsid: self.info.nsid,
-            extent,
-            block_shift: self.shape.block_shift,
+            lba: Lba(0),
+            blocks: 0,
             most_blocks,
-            flags: Rw12(0),
+            nsid: self.info.nsid,
+            flags,
+            block_shift: self.shape.block_shift as u8,
+            opcode,
         }
     }
 
     #[cold]
     fn bad(&self, range: BadRange) -> NvmeError {
         let device = Arc::clone(self.nvme.device());
-        NvmeError::BadRange { device, nsid: self.info.nsid, range }
+        NvmeError::BadRange(Box::new(Refused { device, nsid: self.info.nsid, range }))
     }
 
     #[inline]
@@ -135,15 +135,11 @@ impl<'n> Namespace<'n> {
         flags: Rw12,
         buffer: DmaBox<[u8]>,
     ) -> Io<'n> {
-        let mut request = self.request(opcode, None, self.most_data);
-        Io(match extent {
-            Ok(extent) => {
-                request.extent = Some(extent);
-                request.flags = flags;
-                Transfer::start(self.nvme, request, Some(buffer))
-            }
-            Err(range) => Transfer::refused(self.nvme, request, self.bad(range), Some(buffer)),
-        })
+        let request = self.request(opcode, self.most_data, flags);
+        match extent {
+            Ok(extent) => Io(Transfer::start(self.nvme, request.of(extent), Some(buffer))),
+            Err(range) => Io(Transfer::refused(self.nvme, request, self.bad(range), Some(buffer))),
+        }
     }
 
     /// Reads as many blocks as `buffer` holds, from `lba` (NVM command set 1.0, 3.2.4).
@@ -208,8 +204,8 @@ impl<'n> Namespace<'n> {
     #[inline]
     pub fn compare(&self, lba: Lba, buffer: DmaBox<[u8]>) -> Io<'n> {
         if !self.nvme.controller().commands.compare {
-            let request = self.request(IoOpcode::COMPARE, None, 1);
-            let error = self.not_supported("Compare");
+            let request = self.request(IoOpcode::COMPARE, 1, Rw12(0));
+            let error = self.not_supported(IoOpcode::COMPARE);
             return Io(Transfer::refused(self.nvme, request, error, Some(buffer)));
         }
         let extent = self.shape.at_lba(lba, buffer.len());
@@ -222,7 +218,7 @@ impl<'n> Namespace<'n> {
     /// [`NvmeError::Status`], [`NvmeError::Queue`].
     #[inline]
     pub fn flush(&self) -> Done<'n> {
-        Done(Transfer::start(self.nvme, self.request(IoOpcode::FLUSH, None, 1), None))
+        Done(Transfer::start(self.nvme, self.request(IoOpcode::FLUSH, 1, Rw12(0)), None))
     }
 
     /// Fills blocks with zeros without moving data (NVM command set 1.0, 3.2.8).
@@ -233,16 +229,14 @@ impl<'n> Namespace<'n> {
     pub fn write_zeroes(&self, lba: Lba, blocks: u64) -> Done<'n> {
         let controller = self.nvme.controller();
         let most = controller.max_zeroes.map_or(MOST_BLOCKS, |most| most >> self.shape.block_shift);
-        let mut request = self.request(IoOpcode::WRITE_ZEROES, None, most.clamp(1, MOST_BLOCKS));
+        let most = most.clamp(1, MOST_BLOCKS) as u32;
+        let request = self.request(IoOpcode::WRITE_ZEROES, most, Rw12(0));
         if !controller.commands.write_zeroes {
-            let error = self.not_supported("Write Zeroes");
+            let error = self.not_supported(IoOpcode::WRITE_ZEROES);
             return Done(Transfer::refused(self.nvme, request, error, None));
         }
         Done(match self.shape.extent(lba, blocks) {
-            Ok(extent) => {
-                request.extent = Some(extent);
-                Transfer::start(self.nvme, request, None)
-            }
+            Ok(extent) => Transfer::start(self.nvme, request.of(extent), None),
             Err(range) => Transfer::refused(self.nvme, request, self.bad(range), None),
         })
     }
@@ -257,7 +251,7 @@ impl<'n> Namespace<'n> {
     /// has no such command.
     pub async fn deallocate(&self, ranges: &[Range]) -> Result<(), NvmeError> {
         self.check_ranges(ranges)?;
-        let request = self.request(IoOpcode::DATASET_MANAGEMENT, None, 1);
+        let request = self.request(IoOpcode::DATASET_MANAGEMENT, 1, Rw12(0));
         let command = loop {
             match request.submit_ranges(self.nvme, ranges) {
                 Ok(command) => break command,
@@ -270,13 +264,16 @@ impl<'n> Namespace<'n> {
             }
         };
         let tag = command.tag();
-        request.result(self.nvme, tag, Lba(0), command.await).0
+        match command.await {
+            Ok((outcome, _)) if outcome.status.is_success() => Ok(()),
+            failed => Err(request.failed(self.nvme, tag, Lba(0), failed).0),
+        }
     }
 
     fn check_ranges(&self, ranges: &[Range]) -> Result<(), NvmeError> {
         let controller = self.nvme.controller();
         if !controller.commands.dataset_management {
-            return Err(self.not_supported("Dataset Management"));
+            return Err(self.not_supported(IoOpcode::DATASET_MANAGEMENT));
         }
         let most = usize::from(controller.max_ranges);
         let most_blocks = u64::from(controller.max_range_blocks.unwrap_or(u32::MAX));
@@ -292,7 +289,7 @@ impl<'n> Namespace<'n> {
     }
 
     #[cold]
-    fn not_supported(&self, command: &'static str) -> NvmeError {
+    fn not_supported(&self, command: IoOpcode) -> NvmeError {
         NvmeError::NotSupported { device: Arc::clone(self.nvme.device()), command }
     }
 
@@ -322,7 +319,7 @@ impl<'n> Namespace<'n> {
     /// [`NvmeError::Full`], [`NvmeError::Queue`].
     #[inline]
     pub fn post_flush(&self) -> Result<Tag, NvmeError> {
-        let request = self.request(IoOpcode::FLUSH, None, 1);
+        let request = self.request(IoOpcode::FLUSH, 1, Rw12(0));
         let posted = request.post(self.nvme, request.whole(), None, Payload::nothing());
         posted.map_err(|rejected| turned_away(rejected).error)
     }
@@ -330,7 +327,7 @@ impl<'n> Namespace<'n> {
     #[inline]
     fn post(&self, opcode: IoOpcode, lba: Lba, buffer: DmaBox<[u8]>) -> Result<Tag, IoError> {
         let extent = self.shape.at_lba(lba, buffer.len()).and_then(|extent| {
-            if extent.blocks <= self.most_data {
+            if extent.blocks <= u64::from(self.most_data) {
                 return Ok(extent);
             }
             let most = self.max_transfer() as u64;
@@ -342,7 +339,7 @@ impl<'n> Namespace<'n> {
                 return Err(IoError { error: self.bad(range), buffer: Some(buffer) });
             }
         };
-        let request = self.request(opcode, Some(extent), self.most_data);
+        let request = self.request(opcode, self.most_data, Rw12(0)).of(extent);
         let payload = Payload::whole(buffer.into_shared());
         let base = payload.iova();
         request.post(self.nvme, request.whole(), base, payload).map_err(turned_away)

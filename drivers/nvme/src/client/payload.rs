@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use doorbell::dma::{DmaBox, DmaShared};
-use doorbell_queues::{Cells, OutOfBounds, SharedMem};
+use doorbell::dma::{DmaBox, DmaKeep, DmaShared};
+use doorbell_queues::{Cells, OutOfBounds};
 
 use crate::prp::{PageSize, Prps, describe};
 use crate::spec::DsmRange;
@@ -25,7 +25,7 @@ enum Data {
     Whole(DmaShared<[u8]>),
     /// A share of a buffer that several commands work on. The future holds the buffer itself; the
     /// shares keep its memory allocated should the future be dropped.
-    Share { _memory: SharedMem },
+    Share { _kept: DmaKeep },
 }
 
 impl Payload {
@@ -43,7 +43,7 @@ impl Payload {
 
     /// For one of several commands that move parts of a buffer.
     pub(crate) fn share(buffer: &DmaShared<[u8]>) -> Self {
-        Self { data: Data::Share { _memory: buffer.mem().clone() }, pages: None }
+        Self { data: Data::Share { _kept: buffer.keep() }, pages: None }
     }
 
     /// The device's address of the whole buffer.

@@ -17,51 +17,57 @@ use crate::spec::{DsmRange, IoOpcode, Sqe};
 /// A checked request, before it is cut into commands.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request {
-    pub(crate) opcode: IoOpcode,
-    pub(crate) nsid: u32,
-    /// `None` for Flush.
-    pub(crate) extent: Option<Extent>,
-    pub(crate) block_shift: u32,
+    /// First block.
+    pub(crate) lba: Lba,
+    /// How many blocks; 0 for commands that name none (Flush).
+    pub(crate) blocks: u64,
     /// Blocks of one command, 1 to 65,536.
-    pub(crate) most_blocks: u64,
+    pub(crate) most_blocks: u32,
+    pub(crate) nsid: u32,
     /// Bits of CDW12 besides the number of blocks.
     pub(crate) flags: Rw12,
+    pub(crate) block_shift: u8,
+    pub(crate) opcode: IoOpcode,
 }
 
 pub(crate) type Command<'n> = InFlight<'n, NvmeProtocol, Payload>;
 
 impl Request {
+    /// The same for these blocks.
+    #[inline]
+    pub(crate) fn of(self, extent: Extent) -> Self {
+        Self { lba: extent.lba, blocks: extent.blocks, ..self }
+    }
+
     /// True if one command does it all.
     #[inline]
     pub(crate) fn is_single(&self) -> bool {
-        self.extent.is_none_or(|extent| extent.blocks <= self.most_blocks)
+        self.blocks <= u64::from(self.most_blocks)
     }
 
     /// Its command number `index`, from 0, by ascending LBA; `None` past the last.
     #[inline]
     pub(crate) fn part(&self, index: u64) -> Option<Part> {
-        self.extent?.part(index, self.most_blocks)
+        let extent = Extent { lba: self.lba, blocks: self.blocks };
+        extent.part(index, self.most_blocks.into())
     }
 
     /// The first block of command number `index`.
     pub(crate) fn lba_of(&self, index: u64) -> Lba {
-        self.part(index).map_or(Lba(0), |part| part.lba)
+        self.part(index).map_or(self.lba, |part| part.lba)
     }
 
     /// The whole request as one part; the caller knows that it is.
     #[inline]
     pub(crate) fn whole(&self) -> Part {
-        match self.extent {
-            Some(extent) => Part { lba: extent.lba, blocks: extent.blocks as u32, before: 0 },
-            None => Part { lba: Lba(0), blocks: 1, before: 0 },
-        }
+        Part { lba: self.lba, blocks: self.blocks as u32, before: 0 }
     }
 
     /// The entry of one part (NVM command set 1.0, 3.2; Flush: base 2.0, 7.1).
     #[inline]
     fn entry(&self, part: Part, prps: Prps) -> Sqe {
         let entry = Sqe { prp1: prps.prp1, prp2: prps.prp2, ..Sqe::io(self.opcode, self.nsid) };
-        if self.extent.is_none() {
+        if part.blocks == 0 {
             return entry;
         }
         let cdw12 = self.flags.with_nlb((part.blocks - 1) as u16).0;
@@ -140,31 +146,28 @@ impl Request {
         })
     }
 
-    /// What became of the command whose first block is `lba`.
-    #[inline]
-    pub(crate) fn result(
+    /// What became of a command whose first block is `lba`, where that is not success.
+    #[cold]
+    pub(crate) fn failed(
         &self,
         nvme: &Nvme,
         tag: Tag,
         lba: Lba,
         done: Result<(Outcome, Payload), Lost<Payload>>,
-    ) -> (Result<(), NvmeError>, Option<Payload>) {
+    ) -> (NvmeError, Option<Payload>) {
         match done {
-            Ok((outcome, payload)) if outcome.status.is_success() => (Ok(()), Some(payload)),
-            Ok((outcome, payload)) => (Err(self.failed(nvme, tag, lba, outcome)), Some(payload)),
-            Err(Lost { error, buffer }) => (Err(error.into()), buffer),
+            Ok((outcome, payload)) => {
+                let failed = Failed {
+                    queue: nvme.queue().name().clone(),
+                    tag,
+                    opcode: self.opcode,
+                    nsid: self.nsid,
+                    lba: (self.blocks > 0).then_some(lba),
+                    status: outcome.status,
+                };
+                (NvmeError::Status(Box::new(failed)), Some(payload))
+            }
+            Err(Lost { error, buffer }) => (error.into(), buffer),
         }
-    }
-
-    #[cold]
-    fn failed(&self, nvme: &Nvme, tag: Tag, lba: Lba, outcome: Outcome) -> NvmeError {
-        NvmeError::Status(Box::new(Failed {
-            queue: nvme.queue().name().clone(),
-            tag,
-            opcode: self.opcode,
-            nsid: self.nsid,
-            lba: self.extent.map(|_| lba),
-            status: outcome.status,
-        }))
     }
 }

@@ -14,7 +14,6 @@ use doorbell_queues::{RejectReason, Rejected};
 
 use super::Nvme;
 use super::error::{IoError, NvmeError};
-use super::io::FreeSlot;
 use super::payload::Payload;
 use super::request::{Command, Request};
 
@@ -33,20 +32,26 @@ pub(super) struct Window<'n> {
     done: u64,
     buffer: Option<DmaShared<[u8]>>,
     error: Option<Box<NvmeError>>,
-    /// A wait for a slot, when no part is in flight that could free one.
-    waiting: Option<FreeSlot<'n>>,
+}
+
+/// A window with no part in flight: it waits for a slot.
+pub(super) struct Stalled {
+    submitted: u64,
+    buffer: Option<DmaShared<[u8]>>,
+    error: Option<Box<NvmeError>>,
+}
+
+/// How far a window came.
+pub(super) enum Progress {
+    /// Every part is done; [`Window::finish`] has the output.
+    Over,
+    /// No part is in flight and none could be submitted: a slot must become free.
+    NoSlot,
 }
 
 impl<'n> Window<'n> {
     pub(super) fn new(buffer: Option<DmaShared<[u8]>>) -> Self {
-        Self {
-            sent: [const { None }; WIDTH],
-            submitted: 0,
-            done: 0,
-            buffer,
-            error: None,
-            waiting: None,
-        }
+        Self { sent: [const { None }; WIDTH], submitted: 0, done: 0, buffer, error: None }
     }
 
     fn in_flight(&self) -> u64 {
@@ -81,20 +86,34 @@ impl<'n> Window<'n> {
         nvme: &'n Nvme,
         request: &Request,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<DmaBox<[u8]>>, IoError>> {
+    ) -> Poll<Progress> {
         loop {
             if self.in_flight() > 0 {
                 ready!(self.await_oldest(nvme, request, cx));
-            } else if self.error.is_some() || request.part(self.submitted).is_none() {
-                return Poll::Ready(self.finish());
-            } else {
-                ready!(self.await_slot(nvme, cx));
             }
             self.fill(nvme, request);
-            if self.in_flight() > 0 {
-                self.waiting = None;
+            if self.in_flight() == 0 {
+                let over = self.error.is_some() || request.part(self.submitted).is_none();
+                return Poll::Ready(if over { Progress::Over } else { Progress::NoSlot });
             }
         }
+    }
+
+    /// Without its places for commands, of which none is taken.
+    pub(super) fn stall(self) -> Stalled {
+        let Self { submitted, buffer, error, .. } = self;
+        Stalled { submitted, buffer, error }
+    }
+
+    /// With places for commands again.
+    pub(super) fn resume(stalled: Stalled) -> Self {
+        let Stalled { submitted, buffer, error } = stalled;
+        Self { sent: [const { None }; WIDTH], submitted, done: submitted, buffer, error }
+    }
+
+    /// The wait for a slot failed.
+    pub(super) fn fail(&mut self, error: NvmeError) {
+        self.error.get_or_insert_with(|| Box::new(error));
     }
 
     fn await_oldest(
@@ -108,33 +127,24 @@ impl<'n> Window<'n> {
             let tag = command.tag();
             let outcome = ready!(Pin::new(command).poll(cx));
             *sent = None;
-            let (result, _share) = request.result(nvme, tag, request.lba_of(self.done), outcome);
-            if let (Err(error), None) = (result, &self.error) {
-                self.error = Some(Box::new(error));
+            if !matches!(&outcome, Ok((outcome, _)) if outcome.status.is_success()) {
+                let lba = request.lba_of(self.done);
+                let (error, _share) = request.failed(nvme, tag, lba, outcome);
+                self.fail(error);
             }
         }
         self.done += 1;
         Poll::Ready(())
     }
 
-    fn await_slot(&mut self, nvme: &'n Nvme, cx: &mut Context<'_>) -> Poll<()> {
-        let slot = self.waiting.get_or_insert_with(|| nvme.queue().slot_free());
-        if let Err(error) = ready!(Pin::new(slot).poll(cx)) {
-            self.error = Some(Box::new(error.into()));
-            self.waiting = None;
-        }
-        Poll::Ready(())
-    }
-
     /// Every part is done: the buffer is free, unless the queue keeps a share of it.
-    fn finish(&mut self) -> Result<Option<DmaBox<[u8]>>, IoError> {
+    pub(super) fn finish(self) -> Result<Option<DmaBox<[u8]>>, Box<IoError>> {
         let had_buffer = self.buffer.is_some();
-        let buffer = self.buffer.take().and_then(|shared| shared.into_box().ok());
-        match self.error.take() {
-            Some(error) => Err(IoError { error: *error, buffer }),
+        let buffer = self.buffer.and_then(|shared| shared.into_box().ok());
+        match self.error {
+            Some(error) => Err(Box::new(IoError { error: *error, buffer })),
             None if had_buffer && buffer.is_none() => {
-                let error = NvmeError::Misused("something else holds the buffer's memory");
-                Err(IoError { error, buffer })
+                Err(Box::new(IoError { error: NvmeError::StillShared, buffer }))
             }
             None => Ok(buffer),
         }

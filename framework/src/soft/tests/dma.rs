@@ -13,11 +13,11 @@ fn data_goes_through_dma() {
     let rig = Rig::new(SPIN);
     let source = rig.device.alloc_shared(10_000).unwrap();
     let target = rig.device.alloc_shared(10_000).unwrap();
-    pattern(source.mem());
+    pattern(&source.mem());
     rig.set_up(source.iova(), target.iova(), 10_000).unwrap();
     let record = rig.run(1);
     assert_eq!((record.copied, record.faulted), (10_000, 0));
-    assert_eq!(bytes(target.mem()), bytes(source.mem()));
+    assert_eq!(bytes(&target.mem()), bytes(&source.mem()));
     assert_eq!(rig.bus.events(), []);
 }
 
@@ -42,7 +42,7 @@ fn registers_are_read_and_written_by_message() {
 fn dma_outside_of_what_is_mapped_is_refused_counted_and_reported() {
     let rig = Rig::new(SPIN);
     let source = rig.device.alloc_shared(4096).unwrap();
-    pattern(source.mem());
+    pattern(&source.mem());
     let nowhere = 0x7_0000_0000;
     rig.set_up(source.iova(), nowhere, 64).unwrap();
     assert_eq!(rig.run(1).faulted, 1);
@@ -62,12 +62,12 @@ fn dma_outside_of_what_is_mapped_is_refused_counted_and_reported() {
 fn what_was_unmapped_when_answered_cannot_be_reached() {
     let mut rig = Rig::new(SPIN);
     let source = rig.device.alloc_shared(4096).unwrap();
-    pattern(source.mem());
+    pattern(&source.mem());
     let (_memfd, memory, mapping) = client_memory(&mut rig, 4096);
     let (iova, space) = (mapping.iova, rig.bus.dma());
     rig.set_up(source.iova(), iova, 4096).unwrap();
     assert_eq!(rig.run(1).faulted, 0);
-    assert_eq!(bytes(&memory), bytes(source.mem()));
+    assert_eq!(bytes(&memory), bytes(&source.mem()));
 
     memory.fill(0, 4096, 0).unwrap();
     let quiesced = proof(&mapping);
@@ -132,11 +132,11 @@ fn many_small_maps_are_one_mapping_of_this_process() {
         space.map(id, base + page * 4096, &memfd, offset, 4096, Access::ReadWrite).unwrap();
     }
     let source = rig.device.alloc_shared(3 * 4096).unwrap();
-    pattern(source.mem());
+    pattern(&source.mem());
     // Unaligned, and across four mappings.
     rig.set_up(source.iova(), base + 100 * 4096 + 2_000, 3 * 4096).unwrap();
     assert_eq!(rig.run(1).faulted, 0);
-    let expected = bytes(source.mem());
+    let expected = bytes(&source.mem());
     let at = |page: usize| (pages - 1 - page) * 4096;
     let mut seen = vec![0; 4096 - 2_000];
     memory.copy_out(at(100) + 2_000, &mut seen).unwrap();
