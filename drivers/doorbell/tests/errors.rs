@@ -1,4 +1,5 @@
 //! Every failure is one line that names what was wrong and what to do, and a status that is not 0.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 
