@@ -34,3 +34,14 @@ pub use client::{
 #[cfg(feature = "driver")]
 pub use driver::NvmeDriver;
 pub use protocol::{NvmeProtocol, Outcome};
+
+/// What this crate adds to a program's registry: the driver, and with feature `soft` the model
+/// `soft:nvme`.
+#[cfg(feature = "driver")]
+#[must_use]
+pub fn registry() -> doorbell::driver::Registry {
+    let registry = doorbell::driver::Registry::new().driver::<NvmeDriver>();
+    #[cfg(feature = "soft")]
+    let registry = registry.model("nvme", soft::build);
+    registry
+}

@@ -1,17 +1,17 @@
 //! The driver alone on a bus: bring-up, limits, and a controller that does not come up.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail by panic")]
 
 use std::sync::Arc;
 
 use doorbell::bus::{Bus, Device};
 use doorbell::deadline::Deadline;
-use doorbell::driver::{Driver, DriverError, QueueMemory, QueueRequest, Registry, Scope, Who};
+use doorbell::driver::{Driver, DriverError, QueueMemory, QueueRequest, Scope, Who};
 use doorbell::tier::Tier;
 use doorbell_nvme::{NvmeAdmin, NvmeDriver, NvmeReply};
 use std::time::Duration;
 
 fn bus(options: &str) -> Arc<dyn Bus> {
-    let registry = Registry::new().driver::<NvmeDriver>().model("nvme", doorbell_nvme::soft::build);
-    registry.open_bus(&format!("soft:nvme,{options}").parse().unwrap()).unwrap()
+    doorbell_nvme::registry().open_bus(&format!("soft:nvme,{options}").parse().unwrap()).unwrap()
 }
 
 fn with_driver(options: &str, test: impl AsyncFnOnce(Device, Result<NvmeDriver, DriverError>)) {

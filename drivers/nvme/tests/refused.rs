@@ -1,4 +1,5 @@
 //! Requests that never reach the device, and what the device refuses: typed, and the buffer is back.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail by panic")]
 
 mod common;
 

@@ -225,10 +225,7 @@ impl Policy {
     }
 }
 
-fn resolve(
-    rule: FileRule,
-    users: &mut Option<BTreeMap<String, u32>>,
-) -> Result<Rule, String> {
+fn resolve(rule: FileRule, users: &mut Option<BTreeMap<String, u32>>) -> Result<Rule, String> {
     let subject = match (rule.user, rule.uid, rule.gid, rule.any) {
         (Some(user), None, None, None) => {
             let users = users.get_or_insert_with(passwd);
@@ -319,11 +316,10 @@ mod tests {
     fn the_example_of_the_documentation_is_a_policy() {
         let text: String = include_str!("policy.rs")
             .lines()
-            .take_while(|line| !line.starts_with("//! Names"))
-            .filter_map(|line| line.strip_prefix("//! "))
-            .skip_while(|line| !line.starts_with("```toml"))
-            .filter(|line| !line.starts_with("```"))
-            .map(|line| format!("{line}\n"))
+            .skip_while(|line| *line != "//! ```toml")
+            .skip(1)
+            .take_while(|line| *line != "//! ```")
+            .map(|line| format!("{}\n", line.trim_start_matches("//!")))
             .collect();
         let policy = parse(&text).unwrap();
         assert_eq!(policy.rules.len(), 3);
@@ -364,7 +360,7 @@ mod tests {
                     assert_eq!(at, line, "{text}: {why}");
                     assert!(why.contains(part), "{why}");
                 }
-                other => panic!("{other}"),
+                PolicyError::Read { source, .. } => panic!("{source}"),
             }
         }
     }

@@ -74,7 +74,11 @@ impl Readiness {
     /// The kernel's.
     pub(super) async fn ready(&mut self) -> io::Result<()> {
         let wait = self.wait.get_or_insert_with(|| {
-            if ON_RING.get() { by_ring(&self.fd, self.write) } else { by_epoll(&self.fd, self.write) }
+            if ON_RING.get() {
+                by_ring(&self.fd, self.write)
+            } else {
+                by_epoll(&self.fd, self.write)
+            }
         });
         let result = wait.as_mut().await;
         self.wait = None;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::closer::Closer;
 use super::outgoing::{Closing, Out, Outgoing};
 use super::peer::Peer;
 use super::policy::Policy;
@@ -23,8 +24,8 @@ use super::readable::Readiness;
 use super::worker::{Attach, ToWorker};
 use super::{MAX_PENDING, Timeouts};
 use crate::wire::codec::{encode_refused, encode_reply};
-use crate::wire::{Message, Packet, ReclaimCause, Received, Refusal, Reply, Request, WireError};
 use crate::wire::{self};
+use crate::wire::{Message, Received, ReclaimCause, Refusal, Reply, Request, WireError};
 
 /// Requests that are read at once before other sessions get their turn.
 const BURST: usize = 16;
@@ -33,6 +34,7 @@ const BURST: usize = 16;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) worker: mpsc::UnboundedSender<ToWorker>,
+    pub(super) closer: Closer,
     pub(super) policy: Policy,
     pub(super) device: String,
     pub(super) timeouts: Timeouts,
@@ -136,13 +138,14 @@ impl Session {
 
     /// Waits for the first message, and for the worker to know the client.
     async fn hello(&mut self, operator: bool) -> Result<Peer, End> {
-        let mut peer = Peer::of(&*self.socket)?;
-        let (id, request) = loop {
+        let mut peer = Peer::of(&self.socket)?;
+        let (id, request, fds) = loop {
             match self.receive()? {
-                Some((id, request, _)) => break (id, request),
+                Some(received) => break received,
                 None => self.readable.ready().await?,
             }
         };
+        self.shared.closer.close(fds);
         let Request::Hello { program } = request else {
             self.refuse(id, Refusal::Protocol("the first message must be 'hello'".to_owned()));
             return Err(End::Protocol("no hello"));
@@ -230,15 +233,18 @@ impl Session {
             Received::Packet { message: Ok(Message::Request(id, request)), fds, .. } => {
                 Ok(Some((id, request, fds)))
             }
-            Received::Packet { message: Err(WireError::Version { theirs, .. }), id, .. } => {
-                self.last_word(encode_refused(id, theirs).into());
+            Received::Packet { message: Err(WireError::Version { theirs, .. }), id, fds } => {
+                self.shared.closer.close(fds);
+                self.last_word(encode_refused(id, theirs));
                 Err(End::Protocol("another version of the protocol"))
             }
-            Received::Packet { message: Err(error), id, .. } => {
+            Received::Packet { message: Err(error), id, fds } => {
+                self.shared.closer.close(fds);
                 self.refuse(id, Refusal::Protocol(error.to_string()));
                 Err(End::Protocol("a message that cannot be read"))
             }
-            Received::Packet { id, .. } => {
+            Received::Packet { id, fds, .. } => {
+                self.shared.closer.close(fds);
                 self.refuse(id, Refusal::Protocol("clients send requests only".to_owned()));
                 Err(End::Protocol("a message that is no request"))
             }
@@ -248,13 +254,13 @@ impl Session {
     fn refuse(&self, id: u32, refusal: Refusal) {
         tracing::warn!(session = self.number, %refusal, "refused");
         if let Ok(bytes) = encode_reply(id, &Reply::Refused(refusal)) {
-            self.last_word(bytes.into());
+            self.last_word(bytes);
         }
     }
 
     /// Sends if there is room: the connection is closed after this, whether or not it arrives.
-    fn last_word(&self, packet: Packet) {
-        let _ = wire::socket::send(self.socket.as_fd(), &packet);
+    fn last_word(&self, bytes: Vec<u8>) {
+        let _ = wire::socket::send(self.socket.as_fd(), &bytes.into());
     }
 
     fn send(&mut self, out: Out) -> Result<(), End> {

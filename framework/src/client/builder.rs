@@ -24,11 +24,7 @@ pub struct ClientBuilder {
 impl Default for ClientBuilder {
     /// An arena of 8 MiB in base pages; 30 seconds per request.
     fn default() -> Self {
-        Self {
-            arena_bytes: 8 << 20,
-            huge: HugePages::No,
-            deadline: Duration::from_secs(30),
-        }
+        Self { arena_bytes: 8 << 20, huge: HugePages::No, deadline: Duration::from_secs(30) }
     }
 }
 
@@ -68,8 +64,8 @@ impl ClientBuilder {
             rustix::net::connect(&fd, &SocketAddrUnix::new(path)?)?;
             Ok(fd)
         };
-        let fd =
-            connect().map_err(|source| ClientError::Connect { socket: Arc::clone(&name), source })?;
+        let fd = connect()
+            .map_err(|source| ClientError::Connect { socket: Arc::clone(&name), source })?;
         self.start(fd, name).await
     }
 

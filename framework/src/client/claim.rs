@@ -75,8 +75,10 @@ pub(super) async fn claim<P: QueueProtocol>(
 ) -> Result<Claimed, ClientError> {
     let entries = check::<P>(inner, spec)?;
     let ring = |size: usize| inner.dma.alloc_shared(entries as usize * size);
-    let rings =
-        Rings { submission: ring(size_of::<P::Entry>())?, completion: ring(size_of::<P::Completion>())? };
+    let rings = Rings {
+        submission: ring(size_of::<P::Entry>())?,
+        completion: ring(size_of::<P::Completion>())?,
+    };
     let request = Request::Claim {
         entries,
         at_least: spec.at_least,
@@ -92,6 +94,9 @@ pub(super) async fn claim<P: QueueProtocol>(
         return Err(inner.unusable("the rings are not those of the claim"));
     };
     let lease = Lease { inner: Arc::clone(inner), queue: grant.queue, rings: Some(*rings) };
+    if grant.entries != entries {
+        return Err(inner.unusable("the rings are of another size than those asked for"));
+    }
     Claimed::new(lease, grant, spec, fds)
 }
 
@@ -151,7 +156,8 @@ impl Claimed {
                 _ => Err(lease.inner.unusable("a doorbell lies outside of its slice")),
             }
         };
-        let (tail, head) = (doorbell(grant.submission_doorbell)?, doorbell(grant.completion_doorbell)?);
+        let (tail, head) =
+            (doorbell(grant.submission_doorbell)?, doorbell(grant.completion_doorbell)?);
         let MappedSignals { interrupt, armed, wake } = mapped.signals;
         let submission_doorbell = Doorbell::new(tail, wake);
         let completion_doorbell = Doorbell::new(head, None);

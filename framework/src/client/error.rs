@@ -79,8 +79,10 @@ pub enum ClientError {
     },
     /// The operation or its reply cannot be encoded or decoded: client and broker have different
     /// versions of the driver.
-    #[error("broker {socket}: operation of the driver {driver}: {why}; \
-             use the same version of it on both sides")]
+    #[error(
+        "broker {socket}: operation of the driver {driver}: {why}; \
+             use the same version of it on both sides"
+    )]
     Codec {
         /// The socket.
         socket: Arc<str>,
@@ -100,8 +102,10 @@ pub enum ClientError {
         max: u32,
     },
     /// The queue protocol is not the device's.
-    #[error("device {device}: its driver has entries of {theirs} bytes and this protocol of {ours}: \
-             it is not for this device")]
+    #[error(
+        "device {device}: its driver has entries of {theirs} bytes and this protocol of {ours}: \
+             it is not for this device"
+    )]
     Protocol {
         /// The device.
         device: String,

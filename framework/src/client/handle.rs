@@ -86,7 +86,10 @@ impl<P: QueueProtocol, B: Send + 'static> Deref for QueueHandle<P, B> {
     type Target = Queue<P, B>;
 
     fn deref(&self) -> &Queue<P, B> {
-        #[expect(clippy::expect_used, reason = "it is taken by `release` and `drop` only, which own self")]
+        #[expect(
+            clippy::expect_used,
+            reason = "it is taken by `release` and `drop` only, which own self"
+        )]
         self.queue.as_ref().expect("the queue is there until the handle is gone")
     }
 }

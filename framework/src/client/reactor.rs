@@ -85,7 +85,9 @@ fn receive_all(link: &Link, buffer: &mut Vec<u8>) -> io::Result<Option<String>> 
     loop {
         match wire::socket::receive(link.socket.as_fd(), buffer)? {
             Received::Empty => return Ok(None),
-            Received::Closed => return Ok(Some("it closed the connection, or it ended".to_owned())),
+            Received::Closed => {
+                return Ok(Some("it closed the connection, or it ended".to_owned()));
+            }
             Received::Packet { message: Ok(Message::Reply(id, reply)), fds, .. } => {
                 link.answered(id, reply, fds);
             }

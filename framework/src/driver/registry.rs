@@ -3,6 +3,7 @@
 //! ```ignore
 //! let registry = Registry::new().driver::<Nvme>().model("nvme", doorbell_nvme::soft::model);
 //! ```
+#![forbid(unsafe_code)]
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,15 +12,17 @@ use std::pin::Pin;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::bus::{Bus, BusError, Device, DeviceEvent, Identity, Quiesced, QueueToken, Recovered};
-use crate::deadline::Deadline;
 #[cfg(feature = "soft")]
 use crate::bus::SoftBus;
+use crate::bus::{Bus, BusError, Device, DeviceEvent, Identity, QueueToken, Quiesced, Recovered};
+use crate::deadline::Deadline;
 #[cfg(feature = "soft")]
 use crate::soft::{HarnessOptions, SoftDevice};
 use crate::spec::DeviceSpec;
 
-use super::{DeviceMatch, Driver, DriverError, Plan, QueueGrant, QueueMemory, QueueRequest, Scope, Who};
+use super::{
+    DeviceMatch, Driver, DriverError, Plan, QueueGrant, QueueMemory, QueueRequest, Scope, Who,
+};
 
 /// A future that stays on its device's worker thread.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;

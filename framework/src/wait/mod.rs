@@ -20,6 +20,7 @@
 //! reported.
 //!
 //! What it does not do: it does not poll a device. A queue spins by itself before it parks.
+#![forbid(unsafe_code)]
 
 pub mod eventfd;
 pub(crate) mod hub;

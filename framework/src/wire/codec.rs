@@ -62,8 +62,10 @@ pub enum WireError {
     #[error("the message does not begin with DRBL: the peer speaks another protocol")]
     Magic,
     /// Another version of the protocol.
-    #[error("the peer speaks version {theirs} of the control protocol, this program {ours}; \
-             use the same release of doorbell on both sides")]
+    #[error(
+        "the peer speaks version {theirs} of the control protocol, this program {ours}; \
+             use the same release of doorbell on both sides"
+    )]
     Version {
         /// Of the peer.
         theirs: u16,
@@ -218,7 +220,10 @@ pub fn decode(packet: &[u8]) -> Result<Message, WireError> {
 
 fn decode_refused(body: &[u8]) -> Result<Message, WireError> {
     let [l0, l1, h0, h1, r0, r1, ..] = *body else {
-        return Err(WireError::Body { kind: kind_name(REFUSED), why: "it is too short".to_owned() });
+        return Err(WireError::Body {
+            kind: kind_name(REFUSED),
+            why: "it is too short".to_owned(),
+        });
     };
     Ok(Message::Refused(Refused {
         lowest: u16::from_le_bytes([l0, l1]),

@@ -17,12 +17,15 @@
 //! so. Nothing here believes what it reads: arbitrary bytes decode to a message or to an error.
 //!
 //! What it does not do: it is no data path. Entries and completions never pass a socket.
+#![forbid(unsafe_code)]
 
 pub mod codec;
 pub mod message;
 pub mod refusal;
 pub mod socket;
 pub mod status;
+#[cfg(test)]
+mod tests;
 
 pub use codec::{Header, Message, WireError};
 pub use message::{

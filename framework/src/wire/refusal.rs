@@ -42,7 +42,9 @@ pub enum Refusal {
         device: String,
     },
     /// The policy reserves this for operators.
-    #[error("uid {uid} is no operator of device {device}: {what} needs `operator = true` in its policy rule")]
+    #[error(
+        "uid {uid} is no operator of device {device}: {what} needs `operator = true` in its policy rule"
+    )]
     NotOperator {
         /// Who asked.
         uid: u32,

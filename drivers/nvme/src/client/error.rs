@@ -136,6 +136,10 @@ pub enum NvmeError {
     /// The broker, or the connection to it.
     #[error(transparent)]
     Client(Box<ClientError>),
+    /// The device cannot be opened in this process.
+    #[cfg(feature = "driver")]
+    #[error(transparent)]
+    Local(Box<doorbell::local::LocalError>),
     /// DMA memory.
     #[error(transparent)]
     Dma(Box<DmaError>),
@@ -193,6 +197,13 @@ impl NvmeError {
 impl From<ClientError> for NvmeError {
     fn from(error: ClientError) -> Self {
         Self::Client(Box::new(error))
+    }
+}
+
+#[cfg(feature = "driver")]
+impl From<doorbell::local::LocalError> for NvmeError {
+    fn from(error: doorbell::local::LocalError) -> Self {
+        Self::Local(Box::new(error))
     }
 }
 

@@ -42,7 +42,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use doorbell::client::{Client, QueueHandle, QueueSpec};
-use doorbell::dma::{Dma, DmaBox};
+use doorbell::dma::{Dma, DmaBox, DmaError};
 use doorbell_queues::{QueueError, Tag};
 
 use crate::admin::{ControllerInfo, NamespaceInfo, NvmeAdmin, NvmeReply, Smart};
@@ -102,7 +102,12 @@ pub struct Completion {
 impl Nvme {
     /// Claims a queue pair and learns what the controller and its namespaces are.
     ///
-    /// A page per command for its PRP list comes from [`Client::dma`], beside the rings.
+    /// A page per command for its PRP list comes from [`Client::dma`], beside the rings; the client's
+    /// memory grows if it has no room for them.
+    ///
+    /// What is known of the namespaces is of this moment. None is formatted through the broker while
+    /// a queue exists; but where another host shares the subsystem it can change a namespace's
+    /// block size at any time, and queues that were claimed before must not be used then.
     ///
     /// # Errors
     /// [`NvmeError::Client`]: quota, policy, tier, or the broker is gone; [`NvmeError::Dma`] if the
@@ -117,7 +122,14 @@ impl Nvme {
             operation: "info (page size)",
         })?;
         let slots = claimed.depth() as usize;
-        let memory = client.dma().alloc_shared(SlotPages::bytes(page, slots))?;
+        let bytes = SlotPages::bytes(page, slots);
+        let memory = match client.dma().alloc_shared(bytes) {
+            Err(DmaError::Exhausted { .. }) => {
+                client.grow(bytes).await?;
+                client.dma().alloc_shared(bytes)?
+            }
+            other => other?,
+        };
         let pages = SlotPages::new(&memory, page, slots).map_err(|_| NvmeError::Answer {
             device,
             operation: "info (page size and depth)",
@@ -127,6 +139,18 @@ impl Nvme {
         let queue = claimed.into_queue::<NvmeProtocol, Payload>()?;
         let (client, pages) = (client.clone(), Arc::new(pages));
         Ok(Self { queue, pages, max_transfer, controller, namespaces, client })
+    }
+
+    /// Opens a device for this program alone, without a broker process, and claims a queue of depth
+    /// 64: `soft:nvme,ram=64M`. More queues: [`Nvme::claim`] with [`Nvme::client`].
+    ///
+    /// # Errors
+    /// [`NvmeError::Local`] if the text names no device or the device does not come up; else as
+    /// [`Nvme::claim`].
+    #[cfg(feature = "driver")]
+    pub async fn open(spec: &str) -> Result<Self, NvmeError> {
+        let client = doorbell::local::open(spec, &crate::registry()).await?;
+        Self::claim(&client, QueueSpec::depth(64)).await
     }
 
     /// The namespace `nsid`.

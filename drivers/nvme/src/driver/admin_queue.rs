@@ -48,7 +48,7 @@ pub(super) struct AdminQueue {
     device: Device,
     name: Arc<str>,
     page: PageSize,
-    /// Clients' commands in flight.
+    /// Commands in flight that are neither Aborts nor event requests.
     busy: Cell<usize>,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Rings {
 /// What a command came to: dword 0 and its data.
 pub(super) type Answer = (u32, Option<DmaBox<[u8]>>);
 
-/// Counts a client's command for as long as it is in flight.
+/// Counts a command for as long as it is waited for.
 struct Busy<'q>(&'q Cell<usize>);
 
 impl Drop for Busy<'_> {
@@ -150,15 +150,12 @@ impl AdminQueue {
         settle(opcode, command.await).map(|(dw0, _)| dw0)
     }
 
-    /// Waits until there is room for a client's command.
+    /// Waits until there is room for a command that is no Abort and no event request.
     async fn admit(&self, opcode: AdminOpcode, deadline: Deadline) -> Result<Busy<'_>, AdminError> {
         while self.busy.get() >= usize::from(SLOTS) - RESERVED {
-            let free = rt::within(deadline, self.queue.slot_free()).await;
-            match free {
-                Some(result) => result?,
-                None => return Err(AdminError::Aborted(self.late(opcode, deadline))),
+            if deadline.expired() {
+                return Err(AdminError::Busy(self.late(opcode, deadline)));
             }
-            // A slot may be free that is not a client's: give the others time to finish.
             rt::sleep(Duration::from_millis(1)).await;
         }
         self.busy.set(self.busy.get() + 1);

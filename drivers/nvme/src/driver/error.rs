@@ -16,6 +16,9 @@ pub(super) enum AdminError {
     /// The controller completed it with an error status.
     #[error("{opcode:?}: {status}")]
     Status { opcode: AdminOpcode, status: Status },
+    /// It was not submitted in time: too many commands are in flight.
+    #[error("{0}: too many admin commands are in flight; try again later")]
+    Busy(TimedOut),
     /// It did not complete in time; the controller gave it up when asked to abort it.
     #[error("{0}, and was aborted")]
     Aborted(TimedOut),
@@ -48,7 +51,11 @@ impl AdminError {
         match self {
             Self::Queue(error) => error.into(),
             Self::Dma(error) => error.into(),
-            Self::Status { .. } | Self::Aborted(_) | Self::Stuck(_) | Self::Defect(_) => {
+            Self::Status { .. }
+            | Self::Busy(_)
+            | Self::Aborted(_)
+            | Self::Stuck(_)
+            | Self::Defect(_) => {
                 broken(device, step, self.to_string())
             }
         }

@@ -2,15 +2,15 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`regs`] | the registers as a table |
-//! | [`bringup`] | reset, enable, shutdown, each with the deadline that the controller states |
-//! | [`admin_queue`] | admin commands, with a time limit that escalates to an Abort |
-//! | [`identify`] | what the controller and its namespaces are |
-//! | [`queues`] | I/O queue pairs: create, delete, undo |
-//! | [`events`] | asynchronous events |
-//! | [`logs`] | log pages |
-//! | [`ops`] | what clients may ask for, and who |
-//! | [`state`] | what is kept of the controller; reset and recovery |
+//! | `regs` | the registers as a table |
+//! | `bringup` | reset, enable, shutdown, each with the deadline that the controller states |
+//! | `admin_queue` | admin commands, with a time limit that escalates to an Abort |
+//! | `identify` | what the controller and its namespaces are |
+//! | `queues` | I/O queue pairs: create, delete, undo |
+//! | `events` | asynchronous events |
+//! | `logs` | log pages |
+//! | `ops` | what clients may ask for, and who |
+//! | `state` | what is kept of the controller; reset and recovery |
 //!
 //! All of it runs on one thread, in safe code. A client's long command (a Format) delays no other's:
 //! methods run concurrently, and a part of the admin queue is kept for the driver's own needs.

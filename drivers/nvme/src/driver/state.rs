@@ -134,6 +134,7 @@ impl Shared {
             AdminError::Stuck(_) => self.stuck.set(true),
             AdminError::Aborted(_) => {}
             AdminError::Status { .. }
+            | AdminError::Busy(_)
             | AdminError::Queue(_)
             | AdminError::Dma(_)
             | AdminError::Defect(_) => return error.during(&self.name, step),

@@ -9,67 +9,61 @@ use std::time::Duration;
 use doorbell::broker::Broker;
 use doorbell::client::{Client, QueueSpec};
 use doorbell::dma::DmaBox;
-use doorbell::driver::Registry;
-use doorbell_nvme::{Nvme, NvmeDriver};
+use doorbell_nvme::Nvme;
 use tempfile::TempDir;
 
 /// A broker, its device, and a folder with its socket.
-pub struct Rig {
-    pub broker: Broker,
-    pub socket: PathBuf,
+pub(crate) struct Rig {
+    pub(crate) broker: Broker,
+    pub(crate) socket: PathBuf,
     _dir: TempDir,
 }
 
-/// The drivers and models of these tests.
-pub fn registry() -> Registry {
-    Registry::new().driver::<NvmeDriver>().model("nvme", doorbell_nvme::soft::build)
-}
-
 /// A time limit for commands that are meant to run into it.
-pub const SHORT: Duration = Duration::from_millis(100);
+pub(crate) const SHORT: Duration = Duration::from_millis(100);
 
 impl Rig {
     /// Serves `soft:nvme,OPTIONS`.
-    pub fn new(options: &str) -> Self {
+    pub(crate) fn new(options: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("nvme.sock");
         let spec = format!("soft:nvme,{options}").parse().unwrap();
-        let broker = Broker::builder(registry()).device(spec).socket(&socket).start().unwrap();
+        let broker = Broker::builder(doorbell_nvme::registry()).device(spec).socket(&socket).start().unwrap();
         Self { broker, socket, _dir: dir }
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client::connect(&self.socket).await.unwrap()
     }
 
     /// A client with an arena of `bytes` and a queue.
-    pub async fn nvme_with(&self, bytes: usize, spec: QueueSpec) -> Nvme {
+    pub(crate) async fn nvme_with(&self, bytes: usize, spec: QueueSpec) -> Nvme {
         let client = Client::builder().arena_bytes(bytes).connect(&self.socket).await.unwrap();
         Nvme::claim(&client, spec).await.unwrap()
     }
 
     /// A client with a queue of 16.
-    pub async fn nvme(&self) -> Nvme {
+    pub(crate) async fn nvme(&self) -> Nvme {
         self.nvme_with(8 << 20, QueueSpec::depth(16)).await
     }
 }
 
 /// Runs a test on every executor that is supported: one without a runtime, tokio, tokio-uring.
-pub fn everywhere<Fut: Future<Output = ()>>(test: impl Fn() -> Fut) {
+pub(crate) fn everywhere<Fut: Future<Output = ()>>(test: impl Fn() -> Fut) {
     pollster::block_on(test());
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
     tokio_uring::start(test());
 }
 
 /// A buffer with a pattern that tells every byte's place, and `seed`, apart.
-pub fn pattern(nvme: &Nvme, len: usize, seed: u64) -> DmaBox<[u8]> {
+pub(crate) fn pattern(nvme: &Nvme, len: usize, seed: u64) -> DmaBox<[u8]> {
     let mut buffer = nvme.dma().alloc(len).unwrap();
     buffer.copy_from_slice(&bytes(len, seed));
     buffer
 }
 
 /// The pattern itself.
-pub fn bytes(len: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn bytes(len: usize, seed: u64) -> Vec<u8> {
     let word = |at: usize| (at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed;
     (0..len).map(|at| (word(at / 8) >> (8 * (at % 8))) as u8).collect()
 }

@@ -33,12 +33,17 @@ impl Worker {
         let Some(fd) = fds.into_iter().next() else {
             return Err(Refusal::Protocol("an arena without its descriptor".to_owned()));
         };
+        // First of all, and it never blocks: only memfds have seals. Looking at another kind of file,
+        // and even closing it, may block for as long as its maker likes.
+        if rustix::fs::fcntl_get_seals(&fd).is_err() {
+            self.closer.close(vec![fd]);
+            let why = "it has no seals: it is a pipe, a socket, a device or a file";
+            return Err(dma(&DmaError::BadArena { why: why.to_owned() }));
+        }
         let memfd = Memfd::check(fd).map_err(|error| dma(&error))?;
-        if len == 0 || len > memfd.len() || !len.is_multiple_of(4096) {
-            return Err(Refusal::BadArena(format!(
-                "an arena of {len} bytes in a memfd of {}: not whole pages, or too small",
-                memfd.len()
-            )));
+        if len != memfd.len() {
+            let why = format!("it has {} bytes and {len} were announced", memfd.len());
+            return Err(dma(&DmaError::BadArena { why }));
         }
         let records = &mut *self.records.borrow_mut();
         records.granting(session, &self.info.name)?;
@@ -47,16 +52,17 @@ impl Worker {
         let Some(holder) = records.sessions.get_mut(&session) else {
             return Err(Refusal::Protocol("no such session".to_owned()));
         };
-        if memfd.is_huge() && !holder.rights.operator && matches!(self.spec, DeviceSpec::Soft { .. })
+        if memfd.is_huge()
+            && !holder.rights.operator
+            && matches!(self.spec, DeviceSpec::Soft { .. })
         {
             // See `dma::memfd`: a punched huge page would be a SIGBUS in the device's thread.
             let why = "a software device takes huge pages from operators only; use base pages";
             return Err(Refusal::BadArena(why.to_owned()));
         }
         let space = self.bus.dma();
-        let (id, iova) = holder
-            .map(&mut records.iova, &*space, memfd, len)
-            .map_err(|error| dma(&error))?;
+        let (id, iova) =
+            holder.map(&mut records.iova, &*space, memfd, len).map_err(|error| dma(&error))?;
         tracing::debug!(device = %self.name, session, arena = id, iova, len, "arena mapped");
         Ok(Reply::ArenaMapped { arena: id, iova })
     }

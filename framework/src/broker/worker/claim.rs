@@ -6,6 +6,7 @@ use super::Worker;
 use super::records::{Live, Queue, QueueState};
 use crate::bus::proof::PartitionId;
 use crate::bus::{BusError, QueueToken, Slice};
+use crate::dma::Partition;
 use crate::driver::{QueueGrant, QueueMemory, QueueRequest};
 use crate::tier::Tier;
 use crate::wire::{Grant, Limit, Place, Refusal, Reply, SignalLayout};
@@ -74,7 +75,7 @@ impl Worker {
             submission: locate(wanted.submission, self.plan.submission_entry)?,
             completion: locate(wanted.completion, self.plan.completion_entry)?,
         };
-        let Some(partition) = holder.partition.as_ref().map(|partition| partition.id()) else {
+        let Some(partition) = holder.partition.as_ref().map(Partition::id) else {
             return Err(Refusal::Protocol("a queue without an arena".to_owned()));
         };
         records.check_quota(session, Limit::Queues, 1)?;
@@ -87,7 +88,9 @@ impl Worker {
             holder.creating += 1;
             let state = QueueState::Creating;
             let tier = rights.required_tier;
-            holder.queues.insert(queue, Queue { entries: wanted.entries, tier, vector: None, state });
+            holder
+                .queues
+                .insert(queue, Queue { entries: wanted.entries, tier, vector: None, state });
         }
         let at_least = wanted.at_least.max(rights.required_tier);
         Ok(Reserved { queue, partition, memory, at_least, resets })

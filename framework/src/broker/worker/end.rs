@@ -60,7 +60,9 @@ impl Worker {
         let over = self.until(limit, |records| !matches!(state(records), Some(None))).await;
         let stuck = || {
             let device = &self.name;
-            Refusal::Driver(format!("device {device} does not let go of queue {queue}; it stays taken"))
+            Refusal::Driver(format!(
+                "device {device} does not let go of queue {queue}; it stays taken"
+            ))
         };
         match (over, state(&self.records.borrow()).flatten()) {
             (true, Some(false)) => Err(stuck()),

@@ -91,9 +91,12 @@ impl Worker {
             let len = arena.mapping.len;
             let unmapped = match &proof {
                 Some(proof) => self.bus.dma().unmap(arena.mapping, proof),
-                None => Err((arena.mapping, crate::dma::DmaError::Unreachable(
-                    "a queue of the partition did not end".to_owned(),
-                ))),
+                None => Err((
+                    arena.mapping,
+                    crate::dma::DmaError::Unreachable(
+                        "a queue of the partition did not end".to_owned(),
+                    ),
+                )),
             };
             match unmapped.map(|unmapped| partition.release(unmapped)) {
                 Ok(Ok(())) => {
