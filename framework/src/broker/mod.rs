@@ -10,8 +10,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Two threads. The **socket loop** ([`session`]) runs on tokio-uring: one task per client, never
-//! blocked by anyone. The **worker** ([`worker`]) owns the device: bus, driver, records, quotas; each
+//! Two threads. The **socket loop** (`session.rs`) runs on tokio-uring: one task per client, never
+//! blocked by anyone. The **worker** (`worker/`) owns the device: bus, driver, records, quotas; each
 //! request is a task of its own there. Between them are channels.
 //!
 //! Everything that a client holds is written down by the worker when it is granted, so taking it back
