@@ -232,8 +232,9 @@ impl Claimed {
             fate,
             spin: self.spec.spin,
         };
+        let fate = Arc::clone(&parts.fate);
         let queue = Queue::new(parts)?;
-        Ok(QueueHandle::new(queue, self.lease, self.grant.tier))
+        Ok(QueueHandle::new(queue, fate, self.lease, self.grant.tier))
     }
 }
 

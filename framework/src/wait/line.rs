@@ -90,30 +90,37 @@ impl Line {
     /// Remembers a parked task, in place of what was remembered for the same command.
     pub(crate) fn park(&self, parked: &mut Parked, waker: &Waker) {
         let since = self.stamp(parked);
-        let tasks = &mut *self.tasks();
-        let entry = match parked.tag {
-            Some(tag) => tasks.by_tag.get_mut(&tag.0),
-            None => tasks.others.iter_mut().find(|entry| entry.waker.will_wake(waker)),
+        // Cloning and dropping wakers is foreign code: it runs outside of the lock.
+        let entry = Entry { waker: waker.clone(), since };
+        let replaced = {
+            let tasks = &mut *self.tasks();
+            match parked.tag {
+                Some(tag) => tasks.by_tag.insert(tag.0, entry),
+                None => match tasks.others.iter_mut().find(|old| old.waker.will_wake(waker)) {
+                    Some(old) => Some(std::mem::replace(old, entry)),
+                    None => {
+                        tasks.others.push(entry);
+                        None
+                    }
+                },
+            }
         };
-        match (entry, parked.tag) {
-            (Some(entry), _) => {
-                entry.waker.clone_from(waker);
-                entry.since = since;
-            }
-            (None, Some(tag)) => {
-                tasks.by_tag.insert(tag.0, Entry { waker: waker.clone(), since });
-            }
-            (None, None) => tasks.others.push(Entry { waker: waker.clone(), since }),
-        }
+        drop(replaced);
     }
 
     /// The task goes on without having been woken through the line.
     pub(crate) fn unpark(&self, parked: &Parked, waker: &Waker) {
-        let tasks = &mut *self.tasks();
-        match parked.tag {
-            Some(tag) => drop(tasks.by_tag.remove(&tag.0)),
-            None => tasks.others.retain(|entry| !entry.waker.will_wake(waker)),
-        }
+        let removed = {
+            let tasks = &mut *self.tasks();
+            match parked.tag {
+                Some(tag) => tasks.by_tag.remove(&tag.0),
+                None => {
+                    let at = tasks.others.iter().position(|entry| entry.waker.will_wake(waker));
+                    at.map(|at| tasks.others.swap_remove(at))
+                }
+            }
+        };
+        drop(removed);
     }
 
     /// Gives the wait its start, and reports it once that is a limit ago.

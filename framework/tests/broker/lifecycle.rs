@@ -139,8 +139,8 @@ fn stopping_ends_every_grant_first() {
         broker.stop();
         let lost = flying.await.unwrap_err();
         assert!(lost.buffer.is_some(), "{lost:?}");
-        let error = queue.release().await.unwrap_err();
-        assert!(matches!(error, ClientError::BrokerGone { .. }), "{error}");
+        // Nothing is left to give back.
+        queue.release().await.unwrap();
     });
     assert!(!broker.socket.exists());
 }

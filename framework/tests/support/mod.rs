@@ -34,13 +34,14 @@ pub struct TestBroker {
     _folder: tempfile::TempDir,
 }
 
-/// Short limits, for tests of what happens when they pass.
+/// Short limits, for tests of what happens when they pass; long enough that a busy machine does not
+/// pass them by itself.
 pub fn short() -> Timeouts {
     Timeouts {
-        hello: Duration::from_millis(300),
-        write: Duration::from_millis(300),
-        quiesce: Duration::from_millis(200),
-        abort: Duration::from_millis(500),
+        hello: Duration::from_millis(1500),
+        write: Duration::from_millis(1500),
+        quiesce: Duration::from_millis(1000),
+        abort: Duration::from_millis(1000),
         events: Duration::from_millis(5),
         ..Timeouts::default()
     }
