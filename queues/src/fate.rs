@@ -110,6 +110,13 @@ impl Fate {
         }
     }
 
+    /// True until someone ends the queue. One load, for the data path.
+    #[inline]
+    pub fn is_alive(&self) -> bool {
+        // Acquire: pairs with the release in `end`.
+        self.word.load(Ordering::Acquire) == 0
+    }
+
     /// True once the device is known to be done with the queue's memory.
     #[inline]
     pub fn quiesced(&self) -> bool {

@@ -26,16 +26,17 @@ use crate::wait::Parked;
 #[must_use = "a command that nobody awaits is only submitted at the next flush, and its outcome lost"]
 pub struct InFlight<'q, P: QueueProtocol, B> {
     queue: &'q Queue<P, B>,
-    /// [`Parked::since`], across polls.
-    since: Option<u64>,
-    tag: Tag,
-    /// Invariant: until it is true the slot of `tag` is this future's.
-    done: bool,
+    /// The tag in the low 16 bits, and [`DONE`]: two words in all, so that a future travels in
+    /// registers. Invariant: until it is done the tag's slot is this future's.
+    state: u32,
 }
+
+/// The future was ready.
+const DONE: u32 = 1 << 16;
 
 impl<P: QueueProtocol, B> fmt::Debug for InFlight<'_, P, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InFlight").field("tag", &self.tag).field("done", &self.done).finish()
+        f.debug_struct("InFlight").field("tag", &self.tag()).field("done", &self.done()).finish()
     }
 }
 
@@ -44,18 +45,24 @@ type Output<P, B> = Result<(<P as QueueProtocol>::Outcome, B), Lost<B>>;
 impl<'q, P: QueueProtocol, B> InFlight<'q, P, B> {
     #[inline]
     pub(crate) fn new(queue: &'q Queue<P, B>, tag: Tag) -> Self {
-        Self { queue, since: None, tag, done: false }
+        Self { queue, state: tag.0.into() }
     }
 
     /// The command's tag, for an abort.
+    #[inline]
     pub fn tag(&self) -> Tag {
-        self.tag
+        Tag(self.state as u16)
+    }
+
+    #[inline]
+    fn done(&self) -> bool {
+        self.state & DONE != 0
     }
 
     #[inline]
     fn take(&mut self) -> Option<(P::Outcome, B)> {
-        let taken = self.queue.take_done(self.tag)?;
-        self.done = true;
+        let taken = self.queue.take_done(self.tag())?;
+        self.state |= DONE;
         Some(taken)
     }
 
@@ -65,25 +72,41 @@ impl<'q, P: QueueProtocol, B> InFlight<'q, P, B> {
         if let Some(taken) = self.take() {
             return Ok(taken);
         }
-        self.done = true;
-        Err(Lost { error, buffer: self.queue.abandon(self.tag) })
+        self.state |= DONE;
+        Err(Lost { error, buffer: self.queue.abandon(self.tag()) })
+    }
+
+    /// Looks at the ring until something comes.
+    #[inline(never)]
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Output<P, B>> {
+        match self.queue.spin(Some(self.tag())) {
+            Ok(false) => return self.park(cx),
+            Ok(true) => {}
+            Err(error) => return Poll::Ready(self.failed(error)),
+        }
+        if let Some(taken) = self.take() {
+            return Poll::Ready(Ok(taken));
+        }
+        // What came is for others. Spinning on would hold them up, and the interrupt need not be
+        // asked for while completions come: back to the end of the executor's line.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// The budget is used up: waits for the interrupt.
     #[cold]
     fn park(&mut self, cx: &mut Context<'_>) -> Poll<Output<P, B>> {
-        let mut parked = Parked { tag: Some(self.tag), since: self.since };
+        let (tag, since) = (self.tag(), self.queue.parked_since(self.tag()));
+        let mut parked = Parked { tag: Some(tag), since };
         for _ in 0..ROUNDS {
-            let fired = self.queue.park(cx, &mut parked);
-            self.since = parked.since;
-            let looked = match fired {
+            let looked = match self.queue.park(cx, &mut parked) {
                 // Nobody else looks at the ring between the park and the waker, but for code of
                 // others that these two call: then it is done already.
-                Poll::Pending if self.queue.set_waker(self.tag, cx.waker()) => {
+                Poll::Pending if self.queue.set_waker(tag, cx.waker(), parked.since) => {
                     return Poll::Pending;
                 }
                 Poll::Pending => Ok(0),
-                Poll::Ready(Ok(())) => self.queue.look(usize::MAX, Some(self.tag), None::<fn(_)>),
+                Poll::Ready(Ok(())) => self.queue.look(usize::MAX, Some(tag), None::<fn(_)>),
                 Poll::Ready(Err(error)) => Err(error),
             };
             if let Err(error) = looked {
@@ -93,6 +116,7 @@ impl<'q, P: QueueProtocol, B> InFlight<'q, P, B> {
                 return Poll::Ready(Ok(taken));
             }
         }
+        self.queue.set_waker(tag, cx.waker(), parked.since);
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -104,33 +128,22 @@ impl<P: QueueProtocol, B> Future for InFlight<'_, P, B> {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        assert!(!this.done, "a future is not polled again after it was ready");
+        assert!(!this.done(), "a future is not polled again after it was ready");
         this.queue.flush();
         if let Some(taken) = this.take() {
             return Poll::Ready(Ok(taken));
         }
-        match this.queue.spin(Some(this.tag)) {
-            Ok(false) => return this.park(cx),
-            Ok(true) => {}
-            Err(error) => return Poll::Ready(this.failed(error)),
-        }
-        if let Some(taken) = this.take() {
-            return Poll::Ready(Ok(taken));
-        }
-        // What came is for others. Spinning on would hold them up, and the interrupt need not be
-        // asked for while completions come: back to the end of the executor's line.
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        this.wait(cx)
     }
 }
 
 impl<P: QueueProtocol, B> Drop for InFlight<'_, P, B> {
     fn drop(&mut self) {
-        if !self.done {
+        if !self.done() {
             // Submitted entries must reach the device even if nobody ever polls, or the slot and
             // its buffer would be lost to the queue.
             self.queue.flush();
-            drop(self.queue.abandon(self.tag));
+            drop(self.queue.abandon(self.tag()));
         }
     }
 }

@@ -18,13 +18,14 @@
 //! * completion: commands in flight plus entries taken and not yet told to the device stay below the
 //!   number of entries, which [`Queue::flush`](crate::Queue::flush) sees to.
 
+use core::cell::Cell;
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
 
 use bytemuck::Pod;
 
 use crate::error::Violation;
-use crate::mem::{CellArray, Cells};
+use crate::mem::{CellArray, CellWords, Cells};
 use crate::protocol::QueueProtocol;
 
 /// The index after `index` in a ring whose last index is `last`. (The number of entries itself,
@@ -52,24 +53,26 @@ fn distance(from: u16, to: u16, count: usize) -> usize {
 pub(crate) struct SubmissionRing<E, C = Cells<E>> {
     cells: C,
     last: u16,
-    tail: u16,
-    rung: u16,
-    head: u16,
+    tail: Cell<u16>,
+    rung: Cell<u16>,
+    head: Cell<u16>,
     _entry: PhantomData<fn(E)>,
 }
 
-impl<E: Pod, C: CellArray<E>> SubmissionRing<E, C> {
+impl<E: Pod, C: CellArray> SubmissionRing<E, C> {
     /// A ring over 2 to 65,536 zeroed cells, with the device's tail and head at 0.
     pub(crate) fn new(cells: C) -> Self {
         let last = (cells.count() - 1) as u16;
-        Self { cells, last, tail: 0, rung: 0, head: 0, _entry: PhantomData }
+        let [tail, rung, head] = [const { Cell::new(0) }; 3];
+        Self { cells, last, tail, rung, head, _entry: PhantomData }
     }
 
     /// Stores an entry at the tail. The caller holds a slot, so there is room.
     #[inline]
-    pub(crate) fn push(&mut self, entry: &E) {
-        self.cells.write(usize::from(self.tail), entry);
-        self.tail = after(self.tail, self.last);
+    pub(crate) fn push(&self, entry: &E) {
+        let tail = self.tail.get();
+        self.cells.words(usize::from(tail)).write(entry);
+        self.tail.set(after(tail, self.last));
     }
 
     /// True if entries were stored that the device has not been told of.
@@ -80,21 +83,26 @@ impl<E: Pod, C: CellArray<E>> SubmissionRing<E, C> {
 
     /// The tail that the device must be told now.
     #[inline]
-    pub(crate) fn take_tail(&mut self) -> u32 {
-        self.rung = self.tail;
-        u32::from(self.tail)
+    pub(crate) fn take_tail(&self) -> u32 {
+        self.rung.set(self.tail.get());
+        u32::from(self.tail.get())
     }
 
     /// Checks a head that the device reports and remembers it. It may only go forward, and not past
     /// what the device was told of.
     #[inline]
-    pub(crate) fn report_head(&mut self, reported: u16) -> Result<(), Violation> {
-        let count = usize::from(self.last) + 1;
-        let far = distance(self.head, reported, count) > distance(self.head, self.rung, count);
-        if reported > self.last || far {
-            return Err(Violation::ImpossibleHead { reported, last: self.head, tail: self.rung });
+    pub(crate) fn report_head(&self, reported: u16) -> Result<(), Violation> {
+        let (from, to) = (self.head.get(), self.rung.get());
+        // `from..=to` around the ring; `to` is an index of it.
+        let possible = if from <= to {
+            from <= reported && reported <= to
+        } else {
+            (from <= reported && reported <= self.last) || reported <= to
+        };
+        if !possible {
+            return Err(Violation::ImpossibleHead { reported, last: from, tail: to });
         }
-        self.head = reported;
+        self.head.set(reported);
         Ok(())
     }
 }
@@ -105,55 +113,84 @@ impl<E: Pod, C: CellArray<E>> SubmissionRing<E, C> {
 /// * `head` and `rung` are at most `last`, the number of cells less one.
 /// * `rung..head` are the entries taken that the device has not been told of.
 /// * `phase` is true on the first pass over the ring and flips on each wrap of `head`.
+/// * Once `stopped` nothing is taken any more.
 #[derive(Debug)]
 pub(crate) struct CompletionRing<P: QueueProtocol, C = Cells<<P as QueueProtocol>::Completion>> {
     cells: C,
-    head: u16,
+    head: Cell<u16>,
     last: u16,
-    rung: u16,
-    phase: bool,
+    rung: Cell<u16>,
+    phase: Cell<bool>,
+    stopped: Cell<bool>,
+    /// Looks that found nothing, modulo 256.
+    idle: Cell<u8>,
     _protocol: PhantomData<fn(P)>,
 }
 
-impl<P: QueueProtocol, C: CellArray<P::Completion>> CompletionRing<P, C> {
+impl<P: QueueProtocol, C: CellArray> CompletionRing<P, C> {
     /// A ring over 2 to 65,536 zeroed cells.
     pub(crate) fn new(cells: C) -> Self {
         let last = (cells.count() - 1) as u16;
-        Self { cells, head: 0, last, rung: 0, phase: true, _protocol: PhantomData }
+        let [head, rung] = [const { Cell::new(0) }; 2];
+        let (phase, stopped, idle) = (Cell::new(true), Cell::new(false), Cell::new(0));
+        Self { cells, head, last, rung, phase, stopped, idle, _protocol: PhantomData }
     }
 
     #[inline]
-    fn fresh(&self, index: u16, phase: bool) -> bool {
+    fn fresh(cell: impl CellWords, phase: bool) -> bool {
         // Acquire: pairs with the release that published the word; the rest of the entry was
         // written before it.
-        let word = self.cells.load_u32(usize::from(index), P::PHASE_WORD, Ordering::Acquire);
-        P::phase(u32::from_le(word)) == phase
+        P::phase(u32::from_le(cell.load_u32(P::PHASE_WORD, Ordering::Acquire))) == phase
     }
 
     #[inline]
-    fn after(&self, index: u16) -> (u16, bool) {
-        if index == self.last { (0, !self.phase) } else { (index + 1, self.phase) }
+    fn after(&self, index: u16, phase: bool) -> (u16, bool) {
+        if index == self.last { (0, !phase) } else { (index + 1, phase) }
+    }
+
+    /// True if the entry at the head has the awaited phase. [`pop`](Self::pop) takes it.
+    #[inline]
+    pub(crate) fn has_fresh(&self) -> bool {
+        Self::fresh(self.cells.words(usize::from(self.head.get())), self.phase.get())
+    }
+
+    /// Takes nothing any more: the device has broken the protocol.
+    pub(crate) fn stop(&self) {
+        self.stopped.set(true);
     }
 
     /// Takes the next completion: a copy, so what is checked on it stays true.
     #[inline]
-    pub(crate) fn pop(&mut self) -> Option<P::Completion> {
-        if !self.fresh(self.head, self.phase) {
-            return None;
+    pub(crate) fn pop(&self) -> Result<Option<P::Completion>, Violation> {
+        let (head, phase) = (self.head.get(), self.phase.get());
+        let cell = self.cells.words(usize::from(head));
+        if self.stopped.get() || !Self::fresh(cell, phase) {
+            // Who parks looks at the order each time. Who only looks would do so forever beside a
+            // completion with the wrong phase, so it is looked for now and then.
+            self.idle.set(self.idle.get().wrapping_add(1));
+            return if self.idle.get() == 0 { self.check_order().map(|()| None) } else { Ok(None) };
         }
-        let completion = self.cells.read(usize::from(self.head));
-        (self.head, self.phase) = self.after(self.head);
-        Some(completion)
+        let completion = cell.read();
+        let (head, phase) = self.after(head, phase);
+        self.head.set(head);
+        self.phase.set(phase);
+        Ok(Some(completion))
     }
 
     /// Looks one entry past the head: if that one is fresh and the head is not, the device wrote
     /// out of order or with the wrong phase. Off the hot path: a second line to load.
+    #[cold]
     pub(crate) fn check_order(&self) -> Result<(), Violation> {
-        let (next, phase) = self.after(self.head);
+        if self.stopped.get() {
+            return Ok(());
+        }
+        let (head, phase) = (self.head.get(), self.phase.get());
+        let (next, next_phase) = self.after(head, phase);
+        let cell = |index| self.cells.words(usize::from(index));
         // The order of the two looks matters: a device that writes in order has written the head
         // before the entry after it, so a look at the head that follows must find it.
-        if self.fresh(next, phase) && !self.fresh(self.head, self.phase) {
-            return Err(Violation::PhaseOutOfOrder { head: self.head });
+        if Self::fresh(cell(next), next_phase) && !Self::fresh(cell(head), phase) {
+            return Err(Violation::PhaseOutOfOrder { head });
         }
         Ok(())
     }
@@ -161,7 +198,7 @@ impl<P: QueueProtocol, C: CellArray<P::Completion>> CompletionRing<P, C> {
     /// How many entries were taken since the device was last told.
     #[inline]
     pub(crate) fn unrung(&self) -> usize {
-        distance(self.rung, self.head, self.count())
+        distance(self.rung.get(), self.head.get(), self.count())
     }
 
     /// Number of entries.
@@ -172,8 +209,8 @@ impl<P: QueueProtocol, C: CellArray<P::Completion>> CompletionRing<P, C> {
 
     /// The head that the device must be told now.
     #[inline]
-    pub(crate) fn take_head(&mut self) -> u32 {
-        self.rung = self.head;
-        u32::from(self.head)
+    pub(crate) fn take_head(&self) -> u32 {
+        self.rung.set(self.head.get());
+        u32::from(self.head.get())
     }
 }

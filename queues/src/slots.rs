@@ -6,7 +6,7 @@
 //! generation has values (16 with 4,096 slots, 1,024 with 64) is taken for the current one.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
+use core::cell::Cell;
 use core::task::Waker;
 
 use crate::error::Violation;
@@ -38,16 +38,19 @@ enum State {
     Lost,
 }
 
-#[derive(Debug)]
+/// Every field is a [`Cell`]: whatever runs code of others (a buffer's drop, a waker) finds nothing
+/// borrowed.
 struct Slot<O, B> {
-    state: State,
+    state: Cell<State>,
     /// The current tag of the slot, or the next one while it is free.
-    tag: u16,
-    /// The next slot of the free list, while this one is free.
-    next: u16,
-    outcome: Option<O>,
-    buffer: Option<B>,
-    waker: Option<Waker>,
+    tag: Cell<u16>,
+    /// The next slot of the list that this one is on: free, or deferred.
+    next: Cell<u16>,
+    outcome: Cell<Option<O>>,
+    buffer: Cell<Option<B>>,
+    waker: Cell<Option<Waker>>,
+    /// [`Parked::since`](crate::Parked) of the task behind the waker.
+    since: Cell<Option<u64>>,
 }
 
 /// What a completion means for its slot.
@@ -75,43 +78,48 @@ pub(crate) enum WakerWanted {
 /// The slots of one queue, with a LIFO free list: the slot freed last is the one in the cache.
 ///
 /// Nothing here drops a buffer or a waker: those run code of others, which may come back to the
-/// queue, so they are handed out for the queue to drop outside of its borrow.
+/// table, so they are handed out once the table is consistent.
 ///
 /// # Invariants
 /// * `free` leads through each slot in state `Free` exactly once, and no other, and ends in `NONE`;
 ///   `in_use` counts the others.
-/// * `deferred` holds each slot in state `Deferred` once, in order of completion; its capacity is
-///   the number of slots, so it never allocates.
+/// * `deferred` leads likewise through those in state `Deferred`, in order of completion, and
+///   `deferred_last` is the last of them.
 /// * `buffer` is `Some` exactly in `Awaited`, `Direct`, `Orphaned`, `Done` and `Deferred`, `outcome`
-///   exactly in `Done` and `Deferred`; `waker` is `None` but in `Awaited`.
-/// * The low `slot_bits` of a slot's tag are its number; the rest, the generation, changes each time
-///   the slot is freed.
-#[derive(Debug)]
+///   exactly in `Done` and `Deferred`; `waker` is `None` but in `Awaited`, and `since` but with it.
+/// * A slot's tag is its number in the bits of `mask`; the rest, the generation, changes each time the
+///   slot is freed. `mask` is a power of two less one.
 pub(crate) struct SlotTable<O, B> {
     slots: Box<[Slot<O, B>]>,
-    free: u16,
-    in_use: u16,
-    slot_bits: u32,
-    deferred: VecDeque<u16>,
+    mask: u16,
+    free: Cell<u16>,
+    in_use: Cell<u16>,
+    deferred: Cell<u16>,
+    deferred_last: Cell<u16>,
+    /// Whether tasks wait for a slot: what the queue's line says, next to what is looked at anyway.
+    pub(crate) awaited: Cell<bool>,
 }
 
-impl<O, B> SlotTable<O, B> {
+impl<O: Copy, B> SlotTable<O, B> {
     /// `count` must lie in `1..=MAX_SLOTS`; the queue's constructor checks it.
     pub(crate) fn new(count: u16) -> Self {
         let slot = |index| Slot {
-            state: State::Free,
-            tag: index,
-            next: if index + 1 == count { NONE } else { index + 1 },
-            outcome: None,
-            buffer: None,
-            waker: None,
+            state: Cell::new(State::Free),
+            tag: Cell::new(index),
+            next: Cell::new(if index + 1 == count { NONE } else { index + 1 }),
+            outcome: Cell::new(None),
+            buffer: Cell::new(None),
+            waker: Cell::new(None),
+            since: Cell::new(None),
         };
         Self {
             slots: (0..count).map(slot).collect(),
-            free: 0,
-            in_use: 0,
-            slot_bits: count.next_power_of_two().trailing_zeros(),
-            deferred: VecDeque::with_capacity(usize::from(count)),
+            mask: count.next_power_of_two() - 1,
+            free: Cell::new(0),
+            in_use: Cell::new(0),
+            deferred: Cell::new(NONE),
+            deferred_last: Cell::new(NONE),
+            awaited: Cell::new(false),
         }
     }
 
@@ -122,79 +130,90 @@ impl<O, B> SlotTable<O, B> {
     /// Slots that are not free.
     #[inline]
     pub(crate) fn in_use(&self) -> usize {
-        usize::from(self.in_use)
+        usize::from(self.in_use.get())
     }
 
     #[inline]
     pub(crate) fn has_free(&self) -> bool {
-        self.free != NONE
+        self.free.get() != NONE
     }
 
     #[inline]
-    fn slot_of(&self, tag: Tag) -> usize {
-        usize::from(tag.0) & ((1 << self.slot_bits) - 1)
+    fn index_of(&self, tag: Tag) -> u16 {
+        tag.0 & self.mask
+    }
+
+    /// The slot of a command that is this queue's.
+    #[inline]
+    fn slot_of(&self, tag: Tag) -> &Slot<O, B> {
+        let slot = &self.slots[usize::from(self.index_of(tag))];
+        debug_assert_eq!(slot.tag.get(), tag.0, "a slot is not reused while its future lives");
+        slot
     }
 
     /// Takes a free slot, and its tag.
     #[inline]
-    pub(crate) fn reserve(&mut self) -> Option<(u16, Tag)> {
-        let index = self.free;
+    pub(crate) fn reserve(&self) -> Option<(u16, Tag)> {
+        let index = self.free.get();
         // `NONE` is not the number of a slot: no free one, no slot.
-        let slot = self.slots.get_mut(usize::from(index))?;
-        self.free = slot.next;
-        slot.state = State::Reserved;
-        self.in_use += 1;
-        Some((index, Tag(slot.tag)))
+        let slot = self.slots.get(usize::from(index))?;
+        self.free.set(slot.next.get());
+        slot.state.set(State::Reserved);
+        self.in_use.set(self.in_use.get() + 1);
+        Some((index, Tag(slot.tag.get())))
     }
 
     /// Gives a reserved slot back unused.
-    pub(crate) fn cancel(&mut self, index: u16) {
-        self.release(usize::from(index));
+    pub(crate) fn cancel(&self, index: u16) {
+        self.release(index, &self.slots[usize::from(index)]);
     }
 
-    /// The entry is in the ring: the slot keeps the buffer until the device is done. The slot held
-    /// none, so nothing is dropped here.
+    /// The entry is in the ring: the slot keeps the buffer until the device is done.
     #[inline]
-    pub(crate) fn commit(&mut self, index: u16, buffer: B, direct: bool) {
-        let slot = &mut self.slots[usize::from(index)];
-        slot.state = if direct { State::Direct } else { State::Awaited };
-        slot.buffer = Some(buffer);
+    pub(crate) fn commit(&self, index: u16, buffer: B, direct: bool) {
+        let slot = &self.slots[usize::from(index)];
+        slot.state.set(if direct { State::Direct } else { State::Awaited });
+        // A reserved slot holds no buffer: forgetting what was there costs less than dropping it.
+        core::mem::forget(slot.buffer.replace(Some(buffer)));
     }
 
     /// A completion came for `tag`. `defer` keeps it for the next `reap` if it is for the callback
     /// of one.
     #[inline]
     pub(crate) fn complete(
-        &mut self,
+        &self,
         tag: Tag,
         outcome: O,
         defer: bool,
     ) -> Result<Settled<B>, Violation> {
-        let index = self.slot_of(tag);
-        let Some(slot) = self.slots.get_mut(index) else {
+        let index = self.index_of(tag);
+        let Some(slot) = self.slots.get(usize::from(index)) else {
             return Err(Violation::UnknownTag(tag));
         };
-        if slot.tag != tag.0 {
+        if slot.tag.get() != tag.0 {
             return Err(Violation::StaleTag(tag));
         }
-        match slot.state {
+        match slot.state.get() {
             State::Awaited => {
-                slot.state = State::Done;
-                slot.outcome = Some(outcome);
-                Ok(Settled::Kept(slot.waker.take()))
+                slot.outcome.set(Some(outcome));
+                slot.state.set(State::Done);
+                let waker = slot.waker.take();
+                if waker.is_some() {
+                    slot.since.set(None);
+                }
+                Ok(Settled::Kept(waker))
             }
             State::Direct if defer => {
-                slot.state = State::Deferred;
-                slot.outcome = Some(outcome);
-                self.deferred.push_back(index as u16);
+                slot.outcome.set(Some(outcome));
+                self.defer(index, slot);
                 Ok(Settled::Kept(None))
             }
-            State::Direct | State::Orphaned => {
-                let direct = slot.state == State::Direct;
+            state @ (State::Direct | State::Orphaned) => {
                 let Some(buffer) = slot.buffer.take() else {
                     return Err(Violation::UnknownTag(tag));
                 };
-                self.release(index);
+                self.release(index, slot);
+                let direct = state == State::Direct;
                 Ok(if direct { Settled::Direct(buffer) } else { Settled::Orphan(buffer) })
             }
             // Its future knows that the outcome is lost; a completion that comes after all is none.
@@ -205,102 +224,136 @@ impl<O, B> SlotTable<O, B> {
     }
 
     #[inline]
-    fn release(&mut self, index: usize) {
-        let bits = self.slot_bits;
-        let slot = &mut self.slots[index];
-        slot.state = State::Free;
+    fn release(&self, index: u16, slot: &Slot<O, B>) {
+        let generation = self.mask + 1;
         // The carry out of the generation falls off the top: a tag has no room for it.
-        slot.tag = slot.tag.wrapping_add(1 << bits);
-        if slot.tag == u16::MAX {
+        let mut tag = slot.tag.get().wrapping_add(generation);
+        if tag == u16::MAX {
             // FFFFh means "no command" in NVMe's error log (NVM Express base 2.0, 5.16.1.2).
-            slot.tag = slot.tag.wrapping_add(1 << bits);
+            tag = tag.wrapping_add(generation);
         }
-        slot.next = self.free;
-        self.free = index as u16;
-        self.in_use -= 1;
+        slot.tag.set(tag);
+        slot.state.set(State::Free);
+        slot.next.set(self.free.replace(index));
+        self.in_use.set(self.in_use.get() - 1);
+    }
+
+    #[inline]
+    fn take(&self, index: u16, slot: &Slot<O, B>) -> Option<(O, B)> {
+        // Both are there in the states in which this is called.
+        let (outcome, buffer) = (slot.outcome.take()?, slot.buffer.take()?);
+        self.release(index, slot);
+        Some((outcome, buffer))
     }
 
     /// The outcome and buffer of a completed command; the slot is free again.
     #[inline]
-    pub(crate) fn take_done(&mut self, tag: Tag) -> Option<(O, B)> {
-        let index = self.slot_of(tag);
-        let slot = &mut self.slots[index];
-        if slot.state != State::Done {
+    pub(crate) fn take_done(&self, tag: Tag) -> Option<(O, B)> {
+        let slot = self.slot_of(tag);
+        if slot.state.get() != State::Done {
             return None;
         }
-        debug_assert_eq!(slot.tag, tag.0, "a slot is not reused while its future lives");
-        let taken = slot.outcome.take().zip(slot.buffer.take());
-        self.release(index);
-        taken
+        self.take(self.index_of(tag), slot)
+    }
+
+    #[cold]
+    fn defer(&self, index: u16, slot: &Slot<O, B>) {
+        slot.state.set(State::Deferred);
+        slot.next.set(NONE);
+        let before = self.deferred_last.replace(index);
+        match self.slots.get(usize::from(before)) {
+            Some(before) => before.next.set(index),
+            None => self.deferred.set(index),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn has_deferred(&self) -> bool {
+        self.deferred.get() != NONE
     }
 
     /// The completion that was deferred first; its slot is free again.
-    #[inline]
-    pub(crate) fn take_deferred(&mut self) -> Option<(Tag, O, B)> {
-        if self.deferred.is_empty() {
-            return None;
+    #[cold]
+    pub(crate) fn take_deferred(&self) -> Option<(Tag, O, B)> {
+        let index = self.deferred.get();
+        let slot = self.slots.get(usize::from(index))?;
+        self.deferred.set(slot.next.get());
+        if slot.next.get() == NONE {
+            self.deferred_last.set(NONE);
         }
-        let index = usize::from(self.deferred.pop_front()?);
-        let slot = &mut self.slots[index];
-        let tag = Tag(slot.tag);
-        let taken = slot.outcome.take().zip(slot.buffer.take());
-        self.release(index);
-        taken.map(|(outcome, buffer)| (tag, outcome, buffer))
+        let tag = Tag(slot.tag.get());
+        self.take(index, slot).map(|(outcome, buffer)| (tag, outcome, buffer))
     }
 
     /// The future of a command is gone. What comes back is its buffer, if the device is done with
-    /// it, and the waker that was there, to be dropped:
+    /// it, and the waker that was there:
     /// * completed: the slot is free again;
     /// * the queue ended and is `quiesced`: the slot stays out of use;
     /// * in flight: no buffer; it stays until the completion.
-    pub(crate) fn abandon(&mut self, tag: Tag, quiesced: bool) -> (Option<B>, Option<Waker>) {
-        let index = self.slot_of(tag);
-        let slot = &mut self.slots[index];
-        if slot.state != State::Awaited {
+    pub(crate) fn abandon(&self, tag: Tag, quiesced: bool) -> (Option<B>, Option<Waker>) {
+        let slot = self.slot_of(tag);
+        if slot.state.get() != State::Awaited {
             return (self.take_done(tag).map(|(_, buffer)| buffer), None);
         }
+        slot.since.set(None);
         if !quiesced {
-            slot.state = State::Orphaned;
+            slot.state.set(State::Orphaned);
             return (None, slot.waker.take());
         }
-        slot.state = State::Lost;
+        slot.state.set(State::Lost);
         (slot.buffer.take(), slot.waker.take())
     }
 
     /// Whether `waker` must be put at this command's slot, for its completion to call.
     #[inline]
     pub(crate) fn waker_wanted(&self, tag: Tag, waker: &Waker) -> WakerWanted {
-        let slot = &self.slots[self.slot_of(tag)];
-        match &slot.waker {
-            _ if slot.state != State::Awaited => WakerWanted::Done,
-            Some(old) if old.will_wake(waker) => WakerWanted::Kept,
-            _ => WakerWanted::New,
+        let slot = self.slot_of(tag);
+        if slot.state.get() != State::Awaited {
+            return WakerWanted::Done;
         }
+        let there = slot.waker.take();
+        let kept = there.as_ref().is_some_and(|there| there.will_wake(waker));
+        slot.waker.set(there);
+        if kept { WakerWanted::Kept } else { WakerWanted::New }
     }
 
     /// Puts a waker there. Returns the one that was there before; the new one itself if the command
     /// completed in the meantime.
-    pub(crate) fn put_waker(&mut self, tag: Tag, waker: Waker) -> Result<Option<Waker>, Waker> {
-        let index = self.slot_of(tag);
-        let slot = &mut self.slots[index];
-        if slot.state == State::Awaited { Ok(slot.waker.replace(waker)) } else { Err(waker) }
+    pub(crate) fn put_waker(&self, tag: Tag, waker: Waker) -> Result<Option<Waker>, Waker> {
+        let slot = self.slot_of(tag);
+        let awaited = slot.state.get() == State::Awaited;
+        if awaited { Ok(slot.waker.replace(Some(waker))) } else { Err(waker) }
+    }
+
+    /// When the task whose waker is there first parked.
+    pub(crate) fn since(&self, tag: Tag) -> Option<u64> {
+        self.slot_of(tag).since.get()
+    }
+
+    /// Remembers that, once the waker is there.
+    pub(crate) fn set_since(&self, tag: Tag, since: Option<u64>) {
+        self.slot_of(tag).since.set(since);
     }
 
     /// The waker of slot number `index`, if a task waits there.
-    pub(crate) fn take_waker(&mut self, index: usize) -> Option<Waker> {
-        self.slots.get_mut(index)?.waker.take()
+    pub(crate) fn take_waker(&self, index: usize) -> Option<Waker> {
+        let slot = self.slots.get(index)?;
+        slot.since.set(None);
+        slot.waker.take()
     }
 
     /// The buffer of slot number `index`, whatever its state. For the queue's end only.
-    pub(crate) fn take_buffer(&mut self, index: usize) -> Option<B> {
-        self.slots.get_mut(index)?.buffer.take()
+    pub(crate) fn take_buffer(&self, index: usize) -> Option<B> {
+        self.slots.get(index)?.buffer.take()
     }
 
     /// The buffer of slot number `index` if the device may still use it. For the queue's end only.
-    pub(crate) fn take_device_buffer(&mut self, index: usize) -> Option<B> {
-        let slot = self.slots.get_mut(index)?;
-        let device = matches!(slot.state, State::Awaited | State::Direct | State::Orphaned);
-        if device { slot.buffer.take() } else { None }
+    pub(crate) fn take_device_buffer(&self, index: usize) -> Option<B> {
+        let slot = self.slots.get(index)?;
+        match slot.state.get() {
+            State::Awaited | State::Direct | State::Orphaned => slot.buffer.take(),
+            _ => None,
+        }
     }
 }
 

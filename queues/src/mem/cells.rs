@@ -57,7 +57,7 @@ impl<T: Pod> Cells<T> {
     /// side may look at it only after a later store with `Release`: a doorbell.
     #[inline]
     pub fn write(&self, index: usize, value: &T) {
-        CellArray::write(self, index, value);
+        self.words(index).write(value);
     }
 
     /// Writes a cell for a reader that has no doorbell but waits for the word at byte `last` to
@@ -66,7 +66,7 @@ impl<T: Pod> Cells<T> {
     /// [`read`](Self::read).
     #[inline]
     pub fn publish(&self, index: usize, value: &T, last: usize) {
-        CellArray::publish(self, index, value, last);
+        self.words(index).publish(value, last);
     }
 
     /// Reads a cell, word by word. Read the word that the other side writes last with
@@ -75,14 +75,14 @@ impl<T: Pod> Cells<T> {
     #[inline]
     #[must_use]
     pub fn read(&self, index: usize) -> T {
-        CellArray::read(self, index)
+        self.words(index).read()
     }
 
     /// Reads the aligned 32-bit word at byte `offset` of a cell.
     #[inline]
     #[must_use]
     pub fn load_u32(&self, index: usize, offset: usize, order: Ordering) -> u32 {
-        CellArray::load_u32(self, index, offset, order)
+        self.words(index).load_u32(offset, order)
     }
 }
 
@@ -91,11 +91,18 @@ impl<T: Pod> Cells<T> {
 /// # Invariants
 /// `base` is aligned and valid for `size_of::<T>()` bytes for `'a`, which are only accessed
 /// atomically.
-#[derive(Clone, Copy)]
 pub(crate) struct Words<'a, T> {
     base: NonNull<u64>,
     _cells: PhantomData<&'a Cells<T>>,
 }
+
+impl<T> Clone for Words<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Words<'_, T> {}
 
 impl<T: Pod> Words<'_, T> {
     #[inline]
@@ -107,10 +114,52 @@ impl<T: Pod> Words<'_, T> {
     }
 }
 
-/// The words of one cell: of shared memory, or loom's in a model.
+/// The words of one cell, of shared memory or loom's in a model, and how a value is written and read
+/// through them.
 pub(crate) trait CellWords: Copy {
     fn load(self, word: usize, order: Ordering) -> u64;
     fn store(self, word: usize, value: u64, order: Ordering);
+
+    /// See [`Cells::write`].
+    #[inline]
+    fn write<T: Pod>(self, value: &T) {
+        for (i, word) in bytemuck::bytes_of(value).as_chunks::<8>().0.iter().enumerate() {
+            self.store(i, u64::from_ne_bytes(*word), Ordering::Relaxed);
+        }
+    }
+
+    /// See [`Cells::publish`].
+    #[inline]
+    fn publish<T: Pod>(self, value: &T, last: usize) {
+        let words = bytemuck::bytes_of(value).as_chunks::<8>().0;
+        for (i, word) in words.iter().enumerate().filter(|(i, _)| *i != last / 8) {
+            self.store(i, u64::from_ne_bytes(*word), Ordering::Relaxed);
+        }
+        // Release: whoever sees this word with Acquire sees the words stored above.
+        self.store(last / 8, u64::from_ne_bytes(words[last / 8]), Ordering::Release);
+    }
+
+    /// See [`Cells::read`].
+    #[inline]
+    fn read<T: Pod>(self) -> T {
+        let mut value = T::zeroed();
+        let words = bytemuck::bytes_of_mut(&mut value).as_chunks_mut::<8>().0;
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = self.load(i, Ordering::Relaxed).to_ne_bytes();
+        }
+        value
+    }
+
+    /// See [`Cells::load_u32`].
+    #[inline]
+    fn load_u32(self, offset: usize, order: Ordering) -> u32 {
+        assert!(offset.is_multiple_of(4), "the word is aligned");
+        // The eight bytes around the word, because that is how `publish` stores it: atomics of two
+        // sizes must not race.
+        let halves = self.load(offset / 8, order).to_ne_bytes();
+        let [a, b] = halves.as_chunks::<4>().0 else { return 0 };
+        u32::from_ne_bytes(if offset.is_multiple_of(8) { *a } else { *b })
+    }
 }
 
 impl<T: Pod> CellWords for Words<'_, T> {
@@ -124,8 +173,8 @@ impl<T: Pod> CellWords for Words<'_, T> {
     }
 }
 
-/// How cells are written and read: on [`Cells`], and on loom's in a model, by the same code.
-pub(crate) trait CellArray<T: Pod> {
+/// What the rings need of an array of cells: [`Cells`], or loom's in a model.
+pub(crate) trait CellArray {
     type Words<'a>: CellWords
     where
         Self: 'a;
@@ -134,49 +183,9 @@ pub(crate) trait CellArray<T: Pod> {
 
     /// The words of the cell number `index`, which is below `count`.
     fn words(&self, index: usize) -> Self::Words<'_>;
-
-    #[inline]
-    fn write(&self, index: usize, value: &T) {
-        let cell = self.words(index);
-        for (i, word) in bytemuck::bytes_of(value).as_chunks::<8>().0.iter().enumerate() {
-            cell.store(i, u64::from_ne_bytes(*word), Ordering::Relaxed);
-        }
-    }
-
-    #[inline]
-    fn publish(&self, index: usize, value: &T, last: usize) {
-        let cell = self.words(index);
-        let words = bytemuck::bytes_of(value).as_chunks::<8>().0;
-        for (i, word) in words.iter().enumerate().filter(|(i, _)| *i != last / 8) {
-            cell.store(i, u64::from_ne_bytes(*word), Ordering::Relaxed);
-        }
-        // Release: whoever sees this word with Acquire sees the words stored above.
-        cell.store(last / 8, u64::from_ne_bytes(words[last / 8]), Ordering::Release);
-    }
-
-    #[inline]
-    fn read(&self, index: usize) -> T {
-        let cell = self.words(index);
-        let mut value = T::zeroed();
-        let words = bytemuck::bytes_of_mut(&mut value).as_chunks_mut::<8>().0;
-        for (i, word) in words.iter_mut().enumerate() {
-            *word = cell.load(i, Ordering::Relaxed).to_ne_bytes();
-        }
-        value
-    }
-
-    #[inline]
-    fn load_u32(&self, index: usize, offset: usize, order: Ordering) -> u32 {
-        assert!(offset.is_multiple_of(4), "the word is aligned");
-        // The eight bytes around the word, because that is how `publish` stores it: atomics of two
-        // sizes must not race.
-        let halves = self.words(index).load(offset / 8, order).to_ne_bytes();
-        let [a, b] = halves.as_chunks::<4>().0 else { return 0 };
-        u32::from_ne_bytes(if offset.is_multiple_of(8) { *a } else { *b })
-    }
 }
 
-impl<T: Pod> CellArray<T> for Cells<T> {
+impl<T: Pod> CellArray for Cells<T> {
     type Words<'a> = Words<'a, T>;
 
     #[inline]

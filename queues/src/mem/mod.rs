@@ -24,11 +24,8 @@ mod copy;
 mod tests;
 mod word;
 
-pub(crate) use cells::CellArray;
-#[cfg(test)]
-#[cfg(loom)]
-pub(crate) use cells::CellWords;
 pub use cells::Cells;
+pub(crate) use cells::{CellArray, CellWords};
 pub use word::{Word, Word32};
 
 /// A range that does not lie inside the memory it was asked of, or is not aligned for its type.

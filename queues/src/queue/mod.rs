@@ -13,7 +13,7 @@
 //! does); it does not tell the device when it is dropped; and it does not know what a buffer is.
 //!
 //! Code of others (the entry's builder, callbacks, wakers, buffers' drop, kicks, the interrupt) runs
-//! while the queue holds no borrow of itself, so it may use the queue.
+//! while the queue's state is whole and nothing of it is borrowed, so it may use the queue.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -40,16 +40,6 @@ mod waiting;
 pub use parts::{Completed, QueueParts};
 pub(crate) use waiting::ROUNDS;
 
-struct Core<P: QueueProtocol, B> {
-    completion: CompletionRing<P>,
-    submission: SubmissionRing<P::Entry>,
-    slots: SlotTable<P::Outcome, B>,
-    /// What the device did wrong. Invariant: once set, the completion ring is not looked at again.
-    violation: Option<Violation>,
-    /// Looks that found nothing, modulo 256.
-    idle: u8,
-}
-
 /// One completion, as the slots settled it.
 struct Reaped<P: QueueProtocol, B> {
     tag: Tag,
@@ -57,48 +47,27 @@ struct Reaped<P: QueueProtocol, B> {
     settled: Settled<B>,
 }
 
-impl<P: QueueProtocol, B> Core<P, B> {
-    /// Takes one completion and settles its slot. `defer` keeps it for the next `reap` if it is for
-    /// the callback of one.
-    #[inline]
-    fn next(&mut self, defer: bool) -> Result<Option<Reaped<P, B>>, Violation> {
-        if self.violation.is_some() {
-            return Ok(None);
-        }
-        let Some(completion) = self.completion.pop() else {
-            // Who parks looks at the order each time. Who only looks would spin forever beside a
-            // completion with the wrong phase, so it is looked for now and then.
-            self.idle = self.idle.wrapping_add(1);
-            return if self.idle == 0 {
-                self.completion.check_order().map(|()| None)
-            } else {
-                Ok(None)
-            };
-        };
-        if let Some(head) = P::submission_head(&completion) {
-            self.submission.report_head(head)?;
-        }
-        let (tag, outcome) = (P::tag(&completion), P::outcome(&completion));
-        let settled = self.slots.complete(tag, outcome, defer)?;
-        Ok(Some(Reaped { tag, outcome, settled }))
-    }
-}
-
 /// A queue pair. See the module's documentation.
 ///
 /// `B` is what a command keeps while the device works on it: its buffer. It is dropped, or given
 /// back, only after the command's completion, or after the queue has ended and the device is known
 /// to be done ([`Fate::end`] with `quiesced`).
+///
+/// All of its state lies in cells, so that no code of others can find it borrowed.
 pub struct Queue<P: QueueProtocol, B> {
-    /// Never borrowed while code of others runs.
-    core: RefCell<Core<P, B>>,
-    /// Never borrowed while code of others runs.
-    waiters: RefCell<SlotWaiters>,
-    spin: Cell<SpinBudget>,
+    // Hot fields first.
     fate: Arc<Fate>,
+    slots: SlotTable<P::Outcome, B>,
+    completion: CompletionRing<P>,
+    submission: SubmissionRing<P::Entry>,
+    spin: Cell<SpinBudget>,
     submission_doorbell: Doorbell,
     completion_doorbell: Doorbell,
     interrupt: Box<dyn Interrupt + Send>,
+    /// Never borrowed while code of others runs.
+    waiters: RefCell<SlotWaiters>,
+    /// What the device did wrong. Invariant: once set, the completion ring is stopped.
+    violation: Cell<Option<Violation>>,
     name: QueueName,
 }
 
@@ -119,7 +88,7 @@ struct Reserved<'q, P: QueueProtocol, B> {
 
 impl<P: QueueProtocol, B> Drop for Reserved<'_, P, B> {
     fn drop(&mut self) {
-        self.queue.core.borrow_mut().slots.cancel(self.slot);
+        self.queue.slots.cancel(self.slot);
         self.queue.slot_freed();
     }
 }
@@ -132,19 +101,16 @@ impl<P: QueueProtocol, B> Queue<P, B> {
     pub fn new(parts: QueueParts) -> Result<Self, BadGeometry> {
         let (submission, completion) = parts.rings::<P>()?;
         Ok(Self {
-            core: RefCell::new(Core {
-                completion: CompletionRing::new(completion),
-                submission: SubmissionRing::new(submission),
-                slots: SlotTable::new(parts.slots),
-                violation: None,
-                idle: 0,
-            }),
-            waiters: RefCell::default(),
-            spin: Cell::new(parts.spin),
             fate: parts.fate,
+            slots: SlotTable::new(parts.slots),
+            completion: CompletionRing::new(completion),
+            submission: SubmissionRing::new(submission),
+            spin: Cell::new(parts.spin),
             submission_doorbell: parts.submission_doorbell,
             completion_doorbell: parts.completion_doorbell,
             interrupt: parts.interrupt,
+            waiters: RefCell::default(),
+            violation: Cell::new(None),
             name: parts.name,
         })
     }
@@ -156,19 +122,19 @@ impl<P: QueueProtocol, B> Queue<P, B> {
 
     /// Commands that can be in flight at once.
     pub fn capacity(&self) -> usize {
-        self.core.borrow().slots.capacity()
+        self.slots.capacity()
     }
 
     /// Slots in use: in flight, orphaned, or completed and not yet looked at.
     pub fn in_flight(&self) -> usize {
-        self.core.borrow().slots.in_use()
+        self.slots.in_use()
     }
 
     /// Why the queue has ended, if it has. The first reason stays.
     pub fn ended(&self) -> Option<QueueError> {
         let reason = self.fate.ended()?;
         let queue = self.name.clone();
-        Some(match (reason, self.core.borrow().violation) {
+        Some(match (reason, self.violation.get()) {
             (EndReason::Violation, Some(violation)) => QueueError::Violation { queue, violation },
             _ => QueueError::Ended { queue, reason },
         })
@@ -204,27 +170,26 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         self.place(buffer, build, true)
     }
 
-    #[inline]
+    // Each caller brings a builder of its own type, so this is compiled for each of them anyway.
+    #[inline(always)]
     fn place(
         &self,
         mut buffer: B,
         build: impl FnOnce(u16, &mut B) -> P::Entry,
         direct: bool,
     ) -> Result<Tag, Rejected<B>> {
-        if self.fate.ended().is_some() {
+        if !self.fate.is_alive() {
             return Err(self.rejected(buffer));
         }
-        let reserved = self.core.borrow_mut().slots.reserve();
-        let Some((slot, tag)) = reserved else {
+        let Some((slot, tag)) = self.slots.reserve() else {
             return Err(self.rejected(buffer));
         };
         let guard = Reserved { queue: self, slot };
         let mut entry = build(slot, &mut buffer);
         P::stamp(&mut entry, tag);
         core::mem::forget(guard);
-        let core = &mut *self.core.borrow_mut();
-        core.submission.push(&entry);
-        core.slots.commit(slot, buffer, direct);
+        self.submission.push(&entry);
+        self.slots.commit(slot, buffer, direct);
         Ok(tag)
     }
 
@@ -244,22 +209,23 @@ impl<P: QueueProtocol, B> Queue<P, B> {
     /// once in many batches if the ring has twice as many entries as the queue has slots.
     #[inline]
     pub fn flush(&self) {
-        let (kick_head, kick_tail) = {
-            let core = &mut *self.core.borrow_mut();
-            if !core.submission.has_unrung() || self.fate.ended().is_some() {
-                return;
-            }
-            // What the device may still complete, and the entries that it does not know to be free
-            // again: together they must stay below the ring's size, or the ring would look full.
-            let unrung = core.completion.unrung();
-            let full = unrung > 0 && unrung + core.slots.in_use() >= core.completion.count();
-            // The head first: the entries it frees are those the new commands will fill. Both
-            // stores before any kick, whose code might flush again.
-            (
-                full && self.completion_doorbell.store(core.completion.take_head()),
-                self.submission_doorbell.store(core.submission.take_tail()),
-            )
-        };
+        if self.submission.has_unrung() {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        if !self.fate.is_alive() {
+            return;
+        }
+        // What the device may still complete, and the entries that it does not know to be free
+        // again: together they must stay below the ring's size, or the ring would look full.
+        let unrung = self.completion.unrung();
+        let full = unrung > 0 && unrung + self.slots.in_use() >= self.completion.count();
+        // The head first: the entries it frees are those the new commands will fill. Both stores
+        // before any kick, whose code might flush again.
+        let kick_head = full && self.completion_doorbell.store(self.completion.take_head());
+        let kick_tail = self.submission_doorbell.store(self.submission.take_tail());
         if kick_head || kick_tail {
             self.kick(kick_head, kick_tail);
         }
@@ -281,9 +247,8 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         mut direct: impl FnMut(Completed<P, B>),
     ) -> Result<usize, QueueError> {
         let mut deferred = 0;
-        while deferred < budget {
-            let taken = self.core.borrow_mut().slots.take_deferred();
-            let Some((tag, outcome, buffer)) = taken else { break };
+        while deferred < budget && self.slots.has_deferred() {
+            let Some((tag, outcome, buffer)) = self.slots.take_deferred() else { break };
             deferred += 1;
             self.slot_freed();
             direct(Completed { tag, outcome, buffer });
@@ -304,9 +269,23 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         self.look(budget, None, None::<fn(_)>)
     }
 
+    /// Takes one completion and settles its slot. `defer` keeps it for the next `reap` if it is for
+    /// the callback of one.
+    #[inline(always)]
+    fn next(&self, defer: bool) -> Result<Option<Reaped<P, B>>, Violation> {
+        let Some(completion) = self.completion.pop()? else { return Ok(None) };
+        if let Some(head) = P::submission_head(&completion) {
+            self.submission.report_head(head)?;
+        }
+        let (tag, outcome) = (P::tag(&completion), P::outcome(&completion));
+        let settled = self.slots.complete(tag, outcome, defer)?;
+        Ok(Some(Reaped { tag, outcome, settled }))
+    }
+
     #[cold]
     fn violated(&self, violation: Violation) -> QueueError {
-        self.core.borrow_mut().violation.get_or_insert(violation);
+        self.completion.stop();
+        self.violation.set(Some(violation));
         // Not quiesced: a device that breaks the protocol may still write to the buffers.
         self.fate.end(EndReason::Violation, false);
         self.wake_everyone();
@@ -317,10 +296,10 @@ impl<P: QueueProtocol, B> Queue<P, B> {
     /// them. Whoever takes them keeps them until the device is known to be done (the queue deleted
     /// or the device reset).
     #[must_use]
-    pub fn give_up(mut self) -> Vec<B> {
+    pub fn give_up(self) -> Vec<B> {
         self.fate.end(EndReason::Released, false);
-        let slots = &mut self.core.get_mut().slots;
-        (0..slots.capacity()).filter_map(|index| slots.take_buffer(index)).collect()
+        let slots = 0..self.slots.capacity();
+        slots.filter_map(|index| self.slots.take_buffer(index)).collect()
     }
 }
 
@@ -333,9 +312,8 @@ impl<P: QueueProtocol, B> Drop for Queue<P, B> {
         if self.fate.quiesced() {
             return;
         }
-        let slots = &mut self.core.get_mut().slots;
-        for index in 0..slots.capacity() {
-            core::mem::forget(slots.take_device_buffer(index));
+        for index in 0..self.slots.capacity() {
+            core::mem::forget(self.slots.take_device_buffer(index));
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::error::QueueError;
 use crate::protocol::{QueueProtocol, Tag};
 use crate::slots::{Settled, WakerWanted};
 use crate::wait::{Parked, SpinBudget};
+use crate::waiters::SlotWaiters;
 
 /// How often a poll may find the interrupt fired and nothing for itself before it lets other tasks
 /// run: an interrupt that fires all the time must not hold a thread.
@@ -22,7 +23,7 @@ struct InLine<'q, P: QueueProtocol, B> {
 
 impl<P: QueueProtocol, B> Drop for InLine<'_, P, B> {
     fn drop(&mut self) {
-        let waker = self.queue.waiters.borrow_mut().remove(self.ticket);
+        let waker = self.queue.change_waiters(|line| line.remove(self.ticket));
         drop(waker);
         if self.queue.has_free_slot() {
             self.queue.slot_freed();
@@ -43,15 +44,14 @@ impl<P: QueueProtocol, B> Queue<P, B> {
     ) -> Result<usize, QueueError> {
         let mut reaped = 0;
         while reaped < budget {
-            let next = self.core.borrow_mut().next(direct.is_none());
-            let Reaped { tag, outcome, settled } = match next {
+            let Reaped { tag, outcome, settled } = match self.next(direct.is_none()) {
                 Ok(Some(next)) => next,
                 Ok(None) => break,
                 Err(violation) => return Err(self.violated(violation)),
             };
             reaped += 1;
-            // Code of others (wakers, buffers' drop, the callback) runs outside of the borrow, and
-            // after the queue's own work, so that it loses nothing if that code panics.
+            // Code of others (wakers, buffers' drop, the callback) runs after the queue's own work,
+            // so that it finds the queue whole, and loses nothing if it panics.
             match settled {
                 Settled::Kept(None) => {}
                 Settled::Kept(Some(waker)) => {
@@ -71,20 +71,26 @@ impl<P: QueueProtocol, B> Queue<P, B> {
                 }
             }
         }
-        if reaped == 0 && budget > 0 && self.fate.ended().is_some() {
+        if reaped == 0 && budget > 0 && !self.fate.is_alive() {
             return self.ended().map_or(Ok(0), Err);
         }
         Ok(reaped)
     }
 
     /// Looks until there were completions, for anyone, or the budget is used up; true if there were.
+    /// The first look notices a queue that has ended; so does the one of [`park`](Self::park), which
+    /// follows a spin in vain.
     #[inline]
     pub(crate) fn spin(&self, own: Option<Tag>) -> Result<bool, QueueError> {
         let mut spin = self.spin.get();
         let budget = spin.begin();
         let mut looks = 0;
         let found = loop {
-            if self.look(usize::MAX, own, None::<fn(_)>)? > 0 {
+            // Between the first look and a completion nothing but its phase is looked at: the shorter
+            // the loop, the sooner a completion is seen.
+            if (looks == 0 || self.completion.has_fresh())
+                && self.look(usize::MAX, own, None::<fn(_)>)? > 0
+            {
                 spin.hit(looks);
                 break true;
             }
@@ -112,8 +118,7 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         if self.look(usize::MAX, parked.tag, None::<fn(_)>)? > 0 {
             return Poll::Ready(Ok(()));
         }
-        let order = self.core.borrow().completion.check_order();
-        if let Err(violation) = order {
+        if let Err(violation) = self.completion.check_order() {
             return Poll::Ready(Err(self.violated(violation)));
         }
         let tag = parked.tag;
@@ -124,18 +129,12 @@ impl<P: QueueProtocol, B> Queue<P, B> {
     /// Tells the device of all completions taken: before a task sleeps, because a device may hold
     /// its interrupt back while entries that it posted are not acknowledged.
     fn acknowledge(&self) {
-        let kick = {
-            let core = &mut *self.core.borrow_mut();
-            core.completion.unrung() > 0
-                && self.fate.ended().is_none()
-                && self.completion_doorbell.store(core.completion.take_head())
-        };
-        if kick {
-            self.completion_doorbell.kick();
+        if self.completion.unrung() > 0 && self.fate.is_alive() {
+            self.completion_doorbell.ring(self.completion.take_head());
         }
     }
 
-    /// Wakes the device. Last of all, and outside of the borrow: a kick is code of others.
+    /// Wakes the device. Last of all: a kick is code of others.
     #[cold]
     pub(super) fn kick(&self, head: bool, tail: bool) {
         if head {
@@ -147,20 +146,28 @@ impl<P: QueueProtocol, B> Queue<P, B> {
     }
 
     pub(crate) fn has_free_slot(&self) -> bool {
-        self.core.borrow().slots.has_free()
+        self.slots.has_free()
     }
 
     /// A slot became free: the longest waiter may have it.
     #[inline]
     pub(crate) fn slot_freed(&self) {
-        if !self.waiters.borrow().is_empty() {
+        if self.slots.awaited.get() {
             self.wake_waiter();
         }
     }
 
+    /// Changes the line, and keeps the flag beside the slots true to it.
+    fn change_waiters<T>(&self, change: impl FnOnce(&mut SlotWaiters) -> T) -> T {
+        let waiters = &mut *self.waiters.borrow_mut();
+        let changed = change(waiters);
+        self.slots.awaited.set(!waiters.is_empty());
+        changed
+    }
+
     #[cold]
     fn wake_waiter(&self) {
-        let waiter = self.waiters.borrow_mut().pop();
+        let waiter = self.change_waiters(SlotWaiters::pop);
         if let Some(waker) = waiter {
             waker.wake();
         }
@@ -170,7 +177,7 @@ impl<P: QueueProtocol, B> Queue<P, B> {
     #[cold]
     pub(super) fn wake_everyone(&self) {
         for index in 0..self.capacity() {
-            let waker = self.core.borrow_mut().slots.take_waker(index);
+            let waker = self.slots.take_waker(index);
             if let Some(waker) = waker {
                 waker.wake();
             }
@@ -221,7 +228,7 @@ impl<P: QueueProtocol, B> Queue<P, B> {
                 Poll::Ready(result) => result?,
                 Poll::Pending => {
                     let waker = cx.waker().clone();
-                    let old = self.waiters.borrow_mut().register(ticket, waker);
+                    let old = self.change_waiters(|line| line.register(ticket, waker));
                     drop(old);
                     // The interrupt's or the waker's code may have freed a slot before the task
                     // was in line.
@@ -238,34 +245,41 @@ impl<P: QueueProtocol, B> Queue<P, B> {
 
     #[inline]
     pub(crate) fn take_done(&self, tag: Tag) -> Option<(P::Outcome, B)> {
-        let taken = self.core.borrow_mut().slots.take_done(tag);
+        let taken = self.slots.take_done(tag);
         if taken.is_some() {
             self.slot_freed();
         }
         taken
     }
 
-    /// Leaves a waker at a command's slot; false if the command has completed and nobody would call
-    /// it.
-    pub(crate) fn set_waker(&self, tag: Tag, waker: &Waker) -> bool {
-        let wanted = self.core.borrow().slots.waker_wanted(tag, waker);
-        match wanted {
+    /// When the task that awaits a command first parked.
+    pub(crate) fn parked_since(&self, tag: Tag) -> Option<u64> {
+        self.slots.since(tag)
+    }
+
+    /// Leaves a waker at a command's slot, and when its task first parked; false if the command has
+    /// completed and nobody would call it.
+    pub(crate) fn set_waker(&self, tag: Tag, waker: &Waker, since: Option<u64>) -> bool {
+        let awaited = match self.slots.waker_wanted(tag, waker) {
             WakerWanted::Done => false,
             WakerWanted::Kept => true,
             WakerWanted::New => {
-                // Cloning and dropping wakers runs code of others.
+                // Cloning runs code of others: the command may have completed when it is done.
                 let waker = waker.clone();
-                let replaced = self.core.borrow_mut().slots.put_waker(tag, waker);
-                replaced.is_ok()
+                self.slots.put_waker(tag, waker).is_ok()
             }
+        };
+        if awaited {
+            self.slots.set_since(tag, since);
         }
+        awaited
     }
 
     /// The future of a command is gone. Its buffer, if the device is done with it; otherwise the
     /// queue keeps it until the completion.
     pub(crate) fn abandon(&self, tag: Tag) -> Option<B> {
         let quiesced = self.fate.quiesced();
-        let (buffer, waker) = self.core.borrow_mut().slots.abandon(tag, quiesced);
+        let (buffer, waker) = self.slots.abandon(tag, quiesced);
         drop(waker);
         if buffer.is_some() {
             self.slot_freed();

@@ -4,7 +4,7 @@ use super::*;
 
 type Table = SlotTable<u8, u32>;
 
-fn taken(table: &mut Table) -> Tag {
+fn taken(table: &Table) -> Tag {
     let (index, tag) = table.reserve().unwrap();
     table.commit(index, u32::from(tag.0), true);
     tag
@@ -13,13 +13,13 @@ fn taken(table: &mut Table) -> Tag {
 #[test]
 fn tags_stay_in_their_fields_and_never_mean_no_command() {
     for count in [1, 2, 3, 5, 64, 100, 4095, 4096] {
-        let mut table = Table::new(count);
+        let table = Table::new(count);
         let mask = count.next_power_of_two() - 1;
         // Every generation of the slot that is on top, twice around, then of all slots.
         let rounds = 2 * (usize::from(u16::MAX / (mask + 1)) + 2);
         let mut last = None;
         for _ in 0..rounds {
-            let tag = taken(&mut table);
+            let tag = taken(&table);
             assert_eq!(tag.0 & mask, 0, "the slot freed last is used first");
             assert_ne!(Some(tag), last);
             assert!(matches!(table.complete(tag, 0, false), Ok(Settled::Direct(_))));
@@ -27,7 +27,7 @@ fn tags_stay_in_their_fields_and_never_mean_no_command() {
             last = Some(tag);
         }
         for _ in 0..rounds.min(64) {
-            let mut tags: Vec<_> = (0..count).map(|_| taken(&mut table)).collect();
+            let mut tags: Vec<_> = (0..count).map(|_| taken(&table)).collect();
             assert!(table.reserve().is_none());
             assert!(tags.iter().all(|tag| tag.0 != u16::MAX && tag.0 & mask < count));
             tags.sort_unstable_by_key(|tag| tag.0 & mask);
@@ -43,30 +43,30 @@ fn tags_stay_in_their_fields_and_never_mean_no_command() {
 
 #[test]
 fn the_tag_ffff_is_skipped() {
-    let mut table = Table::new(1);
+    let table = Table::new(1);
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..u16::MAX {
-        let tag = taken(&mut table);
+        let tag = taken(&table);
         assert!(seen.insert(tag.0), "all others are used, once per lap");
         table.complete(tag, 0, false).unwrap();
     }
     assert!(!seen.contains(&u16::MAX));
-    assert_eq!(taken(&mut table), Tag(0));
+    assert_eq!(taken(&table), Tag(0));
 }
 
 #[test]
 fn a_cancelled_slot_changes_its_tag() {
-    let mut table = Table::new(2);
+    let table = Table::new(2);
     let (index, tag) = table.reserve().unwrap();
     table.cancel(index);
     assert!(matches!(table.complete(tag, 0, false), Err(Violation::StaleTag(_))));
     assert_eq!(table.in_use(), 0);
-    assert_ne!(taken(&mut table), tag);
+    assert_ne!(taken(&table), tag);
 }
 
 #[test]
 fn the_next_tag_of_a_free_slot_is_unknown() {
-    let mut table = Table::new(2);
+    let table = Table::new(2);
     assert!(matches!(table.complete(Tag(0), 0, false), Err(Violation::UnknownTag(Tag(0)))));
     let (_, tag) = table.reserve().unwrap();
     assert!(matches!(table.complete(tag, 0, false), Err(Violation::UnknownTag(_))), "reserved");
