@@ -69,6 +69,16 @@ const QUIESCED: u32 = 0x100;
 
 /// The shared word: alive, or ended for a reason, and whether the device is known to be done with
 /// the queue's memory.
+///
+/// ```
+/// use doorbell_queues::{EndReason, Fate};
+///
+/// let fate = Fate::new();
+/// fate.end(EndReason::Revoked, false);   // the broker took the grant back
+/// fate.end(EndReason::Released, true);   // later: the device's queue is deleted
+/// assert_eq!(fate.ended(), Some(EndReason::Revoked));
+/// assert!(fate.quiesced());
+/// ```
 #[derive(Debug, Default)]
 pub struct Fate {
     /// Invariant: 0, or an [`EndReason`] code, plus [`QUIESCED`]; the reason is set once and stays;

@@ -15,8 +15,74 @@
 //! * [`wait`]: spin budget and the interrupt hook that a framework supplies.
 //! * [`fate`]: why a queue ended, told from another thread.
 //!
-//! What it does not do: it maps no memory, opens no device, starts no thread, and knows no device's
-//! registers. The crate `doorbell` does that.
+//! What it does not do: it maps no memory, opens no device, starts no thread, keeps no time, and knows
+//! no device's registers. The crate `doorbell` does that. A device without rings, or with portals (one
+//! whole entry per doorbell store), has no use for it.
+//!
+//! # Example
+//!
+//! A protocol, a queue over ordinary memory, and the least possible device at its other end:
+//!
+//! ```
+//! use std::sync::{Arc, atomic::Ordering};
+//! use bytemuck::{Pod, Zeroable};
+//! use doorbell_queues::*;
+//!
+//! #[derive(Clone, Copy, Pod, Zeroable)]
+//! #[repr(C)]
+//! struct Command { tag: u16, opcode: u16, value: u32 }
+//! #[derive(Clone, Copy, Pod, Zeroable)]
+//! #[repr(C)]
+//! struct Answer { value: u32, tag: u16, phase: u16 }
+//!
+//! /// A device that doubles a number.
+//! struct Doubler;
+//! impl QueueProtocol for Doubler {
+//!     type Entry = Command;
+//!     type Completion = Answer;
+//!     type Outcome = u32;
+//!     const PHASE_WORD: usize = 4; // `tag` and `phase` are one 32-bit word, written last
+//!     fn phase(word: u32) -> bool { word & 1 << 16 != 0 }
+//!     fn stamp(entry: &mut Command, tag: Tag) { entry.tag = tag.0; }
+//!     fn tag(answer: &Answer) -> Tag { Tag(answer.tag) }
+//!     fn submission_head(_: &Answer) -> Option<u16> { None }
+//!     fn outcome(answer: &Answer) -> u32 { answer.value }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (sq, cq, bar) = (SharedMem::zeroed(64), SharedMem::zeroed(64), SharedMem::zeroed(8));
+//! let queue = Queue::<Doubler, Vec<u8>>::new(QueueParts {
+//!     name: QueueName { device: "example".into(), queue: 1 },
+//!     submission: sq.clone(),
+//!     submission_entries: 8,
+//!     completion: cq.clone(),
+//!     completion_entries: 8,
+//!     slots: 4,
+//!     submission_doorbell: Doorbell::new(bar.word32(0)?, None),
+//!     completion_doorbell: Doorbell::new(bar.word32(4)?, None),
+//!     interrupt: Box::new(SpinOnly),
+//!     fate: Arc::new(Fate::new()),
+//!     spin: SpinBudget::default(),
+//! })?;
+//!
+//! // The host: an entry is built in place, the device is told, and the future keeps the buffer.
+//! let buffer = vec![1, 2, 3];
+//! let command = |_slot, _buffer: &mut _| Command { tag: 0, opcode: 1, value: 21 };
+//! let in_flight = queue.submit(buffer, command).map_err(|rejected| rejected.reason)?;
+//! queue.flush();
+//!
+//! // The device: its doorbell covers one entry; it answers in the first pass, so the phase is 1.
+//! assert_eq!(bar.word32(0)?.load(Ordering::Acquire), 1);
+//! let Command { tag, value, .. } = sq.cells::<Command>(0, 8)?.read(0);
+//! let answer = Answer { value: 2 * value, tag, phase: 1 };
+//! cq.cells(0, 8)?.publish(0, &answer, Doubler::PHASE_WORD);
+//!
+//! // The host: outcome and buffer come back, on any executor.
+//! let (outcome, buffer) = pollster::block_on(in_flight).map_err(|lost| lost.error)?;
+//! assert_eq!((outcome, buffer), (42, vec![1, 2, 3]));
+//! # Ok(())
+//! # }
+//! ```
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 

@@ -12,7 +12,7 @@ use loom::sync::atomic::fence;
 use crate::mem::Word;
 use crate::protocol::Tag;
 
-/// The wait failed for good: the interrupt can no longer come, or the deadline has passed.
+/// The wait failed for good: the interrupt can no longer come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitError {
     /// The interrupt's descriptor or its runtime failed; the number is the errno, 0 if there is none.
@@ -35,7 +35,8 @@ impl core::error::Error for WaitError {}
 /// more, then [`poll_fired`](Self::poll_fired). A completion that arrives after `arm` returned makes
 /// the interrupt fire; one that arrived before is seen by that last look. So no wake-up is lost.
 ///
-/// The queue calls these while it holds nothing: an implementation may use the queue.
+/// The queue calls these while nothing of it is borrowed: an implementation may use the queue. They are
+/// called when the spin budget is used up, so a system call is affordable, waiting is not.
 pub trait Interrupt {
     /// Asks for an interrupt at the next completion. Contains a full fence. Armed is armed: calling
     /// it twice is harmless. A bus whose interrupts always fire does nothing.
@@ -49,7 +50,7 @@ pub trait Interrupt {
     fn poll_fired(&self, cx: &mut Context<'_>, parked: &mut Parked) -> Poll<Result<(), WaitError>>;
 }
 
-/// A command whose future has parked. It lives in the future, across its polls.
+/// A command whose future has parked. The queue keeps it from one poll to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parked {
     /// The command; `None` for a task that waits for a free slot.

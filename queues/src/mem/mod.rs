@@ -61,6 +61,20 @@ pub type Owner = Arc<dyn Any + Send + Sync>;
 /// accesses to different words: publish data by a later `Release` store of a word, and read it after
 /// an `Acquire` load of that word. Two sides that race on a word must access it with one size.
 ///
+/// ```
+/// use core::sync::atomic::Ordering;
+/// use doorbell_queues::SharedMem;
+///
+/// let memory = SharedMem::zeroed(4096);
+/// memory.write(0, &[7_u64, 8])?;                   // data, in any pieces
+/// memory.store_u32(64, 1, Ordering::Release)?;     // the word that publishes it
+/// let other_side = memory.clone();
+/// assert_eq!(other_side.load_u32(64, Ordering::Acquire)?, 1);
+/// assert_eq!(other_side.read::<[u64; 2]>(0)?, [7, 8]);
+/// assert!(memory.read::<u64>(4090).is_err());
+/// # Ok::<(), doorbell_queues::OutOfBounds>(())
+/// ```
+///
 /// # Invariants
 /// * `base .. base + len` is readable and writable for as long as `owner` lives.
 /// * `base` is aligned to 8 bytes.

@@ -53,7 +53,17 @@ struct Reaped<P: QueueProtocol, B> {
 /// back, only after the command's completion, or after the queue has ended and the device is known
 /// to be done ([`Fate::end`] with `quiesced`).
 ///
-/// All of its state lies in cells, so that no code of others can find it borrowed.
+/// All of its state lies in cells, so that no code of others can find it borrowed. That also makes it
+/// `!Sync`: two threads cannot have it at once, and a future, which borrows it, stays on its thread.
+///
+/// ```compile_fail,E0277
+/// # use doorbell_queues::{Queue, QueueProtocol};
+/// fn two_threads<P: QueueProtocol>(queue: &Queue<P, ()>) {
+///     std::thread::scope(|scope| {
+///         scope.spawn(|| queue.flush()); // `Queue` cannot be shared between threads safely
+///     });
+/// }
+/// ```
 pub struct Queue<P: QueueProtocol, B> {
     // Hot fields first.
     fate: Arc<Fate>,
