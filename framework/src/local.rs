@@ -14,6 +14,7 @@
 //!
 //! What it does not do: nothing is isolated from anything here; a process that crashes leaves the
 //! device to the kernel.
+#![forbid(unsafe_code)]
 
 use tokio::sync::oneshot;
 

@@ -10,8 +10,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Two threads. The **socket loop** ([`session`]) runs on tokio-uring: one task per client, never
-//! blocked by anyone. The **worker** ([`worker`]) owns the device: bus, driver, records, quotas; each
+//! Two threads. The **socket loop** (`session.rs`) runs on tokio-uring: one task per client, never
+//! blocked by anyone. The **worker** (`worker/`) owns the device: bus, driver, records, quotas; each
 //! request is a task of its own there. Between them are channels.
 //!
 //! Everything that a client holds is written down by the worker when it is granted, so taking it back
@@ -28,6 +28,7 @@
 //!
 //! What it does not do: it serves one device; start one broker per device. It does not hand a device
 //! over to a new broker. It trusts the driver, which is code of its own process.
+#![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -40,6 +41,7 @@ use crate::bus::BusError;
 use crate::driver::{DriverError, Registry, RegistryError};
 use crate::spec::DeviceSpec;
 
+mod closer;
 mod listen;
 mod outgoing;
 mod peer;
@@ -324,12 +326,14 @@ impl Builder {
         let spec = self.spec.ok_or(BrokerError::NoDevice)?;
         let mode = if self.policy.is_shared() { 0o666 } else { 0o600 };
         let listener = self.socket.map(|path| listen::Listener::bind(&path, mode)).transpose()?;
+        let closer = closer::Closer::start()
+            .map_err(|source| BrokerError::Os { what: "starting a thread", source })?;
         let (to_worker, requests) = mpsc::unbounded_channel();
         let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
-        let (registry, timeouts) = (self.registry, self.timeouts);
+        let (registry, timeouts, theirs) = (self.registry, self.timeouts, closer.clone());
         let worker = std::thread::Builder::new()
             .name("doorbell-device".to_owned())
-            .spawn(move || worker::run(&registry, spec, timeouts, requests, &ready))
+            .spawn(move || worker::run(&registry, spec, timeouts, theirs, requests, &ready))
             .map_err(|source| BrokerError::Os { what: "starting the worker", source })?;
         let device = is_ready.recv().map_err(|_| BrokerError::Thread("worker"))??;
         let (control, commands) = mpsc::unbounded_channel();
@@ -337,6 +341,7 @@ impl Builder {
             listener,
             commands,
             worker: to_worker,
+            closer,
             policy: self.policy,
             device: device.clone(),
             timeouts,

@@ -111,3 +111,79 @@ fn halve(report: &mut StatusReport) {
     report.sessions_omitted += (report.sessions.len() - keep) as u32;
     report.sessions.truncate(keep);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::codec::decode;
+    use crate::wire::{DeviceInfo, Message, QuotaStatus, SessionStatus};
+
+    fn session(session: u64) -> SessionStatus {
+        SessionStatus {
+            session,
+            pid: 1,
+            uid: 1,
+            gid: 1,
+            program: "p".repeat(64),
+            operator: false,
+            queues: Vec::new(),
+            arenas: Vec::new(),
+            quota: QuotaStatus { queues: 1, bytes: 1, mappings: 1 },
+            pending: 0,
+        }
+    }
+
+    fn report(sessions: u64) -> Box<StatusReport> {
+        let device = DeviceInfo {
+            name: "d".to_owned(),
+            driver: "d".to_owned(),
+            vendor: 0,
+            device: 0,
+            class: 0,
+            numa_node: None,
+            queues: 1,
+            max_entries: 2,
+            submission_entry: 8,
+            completion_entry: 8,
+        };
+        Box::new(StatusReport {
+            broker_pid: 1,
+            broker_version: String::new(),
+            protocol: 1,
+            spec: String::new(),
+            device,
+            out_of_service: None,
+            faults: 0,
+            last_fault: None,
+            resets: 0,
+            sessions: (0..sessions).map(session).collect(),
+            sessions_omitted: 0,
+            reclaims: Vec::new(),
+            quarantined_bytes: 0,
+            quarantined_queues: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn a_report_that_is_too_long_says_what_is_missing() {
+        let (out, mut receiver, _closing) = Outgoing::new();
+        out.reply(1, Reply::Status(report(5000)), Vec::new());
+        let packet = receiver.try_recv().unwrap().packet;
+        let Ok(Message::Reply(1, Reply::Status(seen))) = decode(&packet.bytes) else {
+            panic!("no status");
+        };
+        assert!(seen.sessions.len() > 300);
+        assert_eq!(seen.sessions.len() as u32 + seen.sessions_omitted, 5000);
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_cut_off() {
+        let (out, _receiver, closing) = Outgoing::new();
+        for id in 0..CAPACITY as u32 {
+            out.reply(id, Reply::Done, Vec::new());
+            assert!(!closing.asked.load(Ordering::Relaxed));
+        }
+        out.reply(0, Reply::Done, Vec::new());
+        assert!(closing.asked.load(Ordering::Relaxed));
+    }
+}

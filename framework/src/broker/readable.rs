@@ -142,3 +142,64 @@ fn by_epoll(fd: &Rc<OwnedFd>, write: bool) -> Wait {
 fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, interest)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::wait::Eventfd;
+    use std::os::fd::AsFd;
+
+    /// Waits that are given up, waits that are served, and waits that nobody ends.
+    async fn waits() {
+        let event = Eventfd::new().unwrap();
+        let fd = Rc::new(event.as_fd().try_clone_to_owned().unwrap());
+        let mut readable = Readiness::readable(&fd);
+        for _ in 0..3 {
+            let early = tokio::time::timeout(Duration::from_millis(2), readable.ready());
+            assert!(early.await.is_err(), "nothing was signalled");
+            event.signal();
+            readable.ready().await.unwrap();
+            assert!(event.take().unwrap());
+        }
+        Readiness::writable(&fd).ready().await.unwrap();
+        // Left waiting: the end of the wait gives the descriptor back.
+        let abandoned = tokio::time::timeout(Duration::from_millis(2), readable.ready());
+        assert!(abandoned.await.is_err());
+        drop(readable);
+        while Rc::strong_count(&fd) > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[test]
+    fn by_whatever_there_is() {
+        block_on(waits()).unwrap();
+        assert!(!ON_RING.get());
+    }
+
+    #[test]
+    fn by_epoll_alone() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(waits());
+    }
+
+    #[test]
+    fn waits_that_are_left_when_the_loop_ends_do_no_harm() {
+        let event = Eventfd::new().unwrap();
+        let fd = Rc::new(event.as_fd().try_clone_to_owned().unwrap());
+        let (leaked, task) = (Rc::clone(&fd), Rc::clone(&fd));
+        let kept = block_on(async move {
+            let mut readable = Readiness::readable(&leaked);
+            let early = tokio::time::timeout(Duration::from_millis(1), readable.ready());
+            assert!(early.await.is_err());
+            tokio::task::spawn_local(async move {
+                let _ = Readiness::readable(&task).ready().await;
+            });
+            tokio::task::yield_now().await;
+            readable
+        });
+        drop(kept);
+    }
+}

@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::closer::Closer;
 use super::listen::{Listener, accept};
 use super::policy::Policy;
 use super::readable::{Readiness, block_on};
@@ -32,6 +33,7 @@ pub(super) struct Service {
     pub(super) listener: Option<Listener>,
     pub(super) commands: mpsc::UnboundedReceiver<Control>,
     pub(super) worker: mpsc::UnboundedSender<ToWorker>,
+    pub(super) closer: Closer,
     pub(super) policy: Policy,
     pub(super) device: String,
     pub(super) timeouts: Timeouts,
@@ -77,10 +79,11 @@ impl Service {
     }
 
     async fn serve(self) -> Result<(), BrokerError> {
-        let Self { listener, mut commands, worker, policy, device, timeouts, .. } = self;
+        let Self { listener, mut commands, worker, closer, policy, device, timeouts, .. } = self;
         tracing::info!(%device, "serving");
         let shared = Shared {
             worker: worker.clone(),
+            closer,
             policy,
             device,
             timeouts,

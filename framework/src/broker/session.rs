@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::closer::Closer;
 use super::outgoing::{Closing, Out, Outgoing};
 use super::peer::Peer;
 use super::policy::Policy;
@@ -33,6 +34,7 @@ const BURST: usize = 16;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) worker: mpsc::UnboundedSender<ToWorker>,
+    pub(super) closer: Closer,
     pub(super) policy: Policy,
     pub(super) device: String,
     pub(super) timeouts: Timeouts,
@@ -136,13 +138,14 @@ impl Session {
 
     /// Waits for the first message, and for the worker to know the client.
     async fn hello(&mut self, operator: bool) -> Result<Peer, End> {
-        let mut peer = Peer::of(&*self.socket)?;
-        let (id, request) = loop {
+        let mut peer = Peer::of(&self.socket)?;
+        let (id, request, fds) = loop {
             match self.receive()? {
-                Some((id, request, _)) => break (id, request),
+                Some(received) => break received,
                 None => self.readable.ready().await?,
             }
         };
+        self.shared.closer.close(fds);
         let Request::Hello { program } = request else {
             self.refuse(id, Refusal::Protocol("the first message must be 'hello'".to_owned()));
             return Err(End::Protocol("no hello"));
@@ -230,15 +233,18 @@ impl Session {
             Received::Packet { message: Ok(Message::Request(id, request)), fds, .. } => {
                 Ok(Some((id, request, fds)))
             }
-            Received::Packet { message: Err(WireError::Version { theirs, .. }), id, .. } => {
+            Received::Packet { message: Err(WireError::Version { theirs, .. }), id, fds } => {
+                self.shared.closer.close(fds);
                 self.last_word(encode_refused(id, theirs));
                 Err(End::Protocol("another version of the protocol"))
             }
-            Received::Packet { message: Err(error), id, .. } => {
+            Received::Packet { message: Err(error), id, fds } => {
+                self.shared.closer.close(fds);
                 self.refuse(id, Refusal::Protocol(error.to_string()));
                 Err(End::Protocol("a message that cannot be read"))
             }
-            Received::Packet { id, .. } => {
+            Received::Packet { id, fds, .. } => {
+                self.shared.closer.close(fds);
                 self.refuse(id, Refusal::Protocol("clients send requests only".to_owned()));
                 Err(End::Protocol("a message that is no request"))
             }

@@ -94,6 +94,9 @@ pub(super) async fn claim<P: QueueProtocol>(
         return Err(inner.unusable("the rings are not those of the claim"));
     };
     let lease = Lease { inner: Arc::clone(inner), queue: grant.queue, rings: Some(*rings) };
+    if grant.entries != entries {
+        return Err(inner.unusable("the rings are of another size than those asked for"));
+    }
     Claimed::new(lease, grant, spec, fds)
 }
 
@@ -229,8 +232,9 @@ impl Claimed {
             fate,
             spin: self.spec.spin,
         };
+        let fate = Arc::clone(&parts.fate);
         let queue = Queue::new(parts)?;
-        Ok(QueueHandle::new(queue, self.lease, self.grant.tier))
+        Ok(QueueHandle::new(queue, fate, self.lease, self.grant.tier))
     }
 }
 

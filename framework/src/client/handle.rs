@@ -1,10 +1,12 @@
 //! [`QueueHandle`]: a queue that a client uses, until it gives it back.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
-use doorbell_queues::{Queue, QueueProtocol};
+use doorbell_queues::{Fate, Queue, QueueProtocol};
 
 use super::claim::{Lease, Rings};
+use super::link::Keep;
 use super::{Client, ClientError};
 use crate::tier::Tier;
 use crate::wire::{Refusal, Reply, Request};
@@ -17,6 +19,7 @@ use crate::wire::{Refusal, Reply, Request};
 #[derive(Debug)]
 pub struct QueueHandle<P: QueueProtocol, B: Send + 'static> {
     queue: Option<Queue<P, B>>,
+    fate: Arc<Fate>,
     lease: Lease,
     tier: Tier,
 }
@@ -28,8 +31,8 @@ struct Kept<B> {
 }
 
 impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
-    pub(super) fn new(queue: Queue<P, B>, lease: Lease, tier: Tier) -> Self {
-        Self { queue: Some(queue), lease, tier }
+    pub(super) fn new(queue: Queue<P, B>, fate: Arc<Fate>, lease: Lease, tier: Tier) -> Self {
+        Self { queue: Some(queue), fate, lease, tier }
     }
 
     /// The isolation that the queue really has.
@@ -47,13 +50,15 @@ impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
     /// The connection that it belongs to.
     #[must_use]
     pub fn client(&self) -> Client {
-        Client { inner: std::sync::Arc::clone(&self.lease.inner) }
+        Client { inner: Arc::clone(&self.lease.inner) }
     }
 
-    fn give_up(&mut self) -> Option<Kept<B>> {
+    /// Takes the queue apart. `None` if that was done. What must stay in place is empty if the device
+    /// is known to be done with it.
+    fn give_up(&mut self) -> Option<Option<Keep>> {
         let queue = self.queue.take()?;
-        let buffers = queue.give_up();
-        Some(Kept { _rings: self.lease.take(), _buffers: buffers })
+        let kept = Kept { _buffers: queue.give_up(), _rings: self.lease.take() };
+        Some(if self.fate.quiesced() { None } else { Some(Box::new(kept)) })
     }
 
     /// Gives the queue back and waits until the device is done with it. Commands still in flight
@@ -62,11 +67,14 @@ impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
     /// # Errors
     /// [`ClientError`]: the device did not confirm. The buffers are then never used again.
     pub async fn release(mut self) -> Result<(), ClientError> {
-        let Some(kept) = self.give_up() else { return Ok(()) };
-        let inner = std::sync::Arc::clone(&self.lease.inner);
+        let Some(keep) = self.give_up() else { return Ok(()) };
+        let inner = Arc::clone(&self.lease.inner);
         let request = Request::ReleaseQueue { queue: self.lease.queue };
-        let answer =
-            inner.link.call(&request, Vec::new(), Some(Box::new(kept)), inner.link.limit).await?;
+        let answer = match inner.link.call(&request, Vec::new(), keep, inner.link.limit).await {
+            // There is nobody to give it back to, and nothing to wait for.
+            Err(ClientError::BrokerGone { .. }) if self.fate.quiesced() => return Ok(()),
+            answer => answer?,
+        };
         match answer {
             (Reply::Done, ..) => Ok(()),
             (Reply::Refused(refusal), _, keep) => {
@@ -74,7 +82,7 @@ impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
                     // The device may still use the memory.
                     std::mem::forget(keep);
                 }
-                let socket = std::sync::Arc::clone(&inner.link.name);
+                let socket = Arc::clone(&inner.link.name);
                 Err(ClientError::Refused { socket, what: request.name(), refusal })
             }
             (other, ..) => Err(inner.unexpected(&request, &other)),
@@ -96,9 +104,9 @@ impl<P: QueueProtocol, B: Send + 'static> Deref for QueueHandle<P, B> {
 
 impl<P: QueueProtocol, B: Send + 'static> Drop for QueueHandle<P, B> {
     fn drop(&mut self) {
-        if let Some(kept) = self.give_up() {
+        if let Some(keep) = self.give_up() {
             let request = Request::ReleaseQueue { queue: self.lease.queue };
-            self.lease.inner.link.post(&request, Some(Box::new(kept)));
+            self.lease.inner.link.post(&request, keep);
         }
     }
 }

@@ -152,11 +152,11 @@ impl Link {
 
     /// A queue was granted: its end will be told to `line`.
     pub(crate) fn register(&self, queue: u16, line: &Arc<Line>) {
-        let ended = {
+        let (ended, _replaced) = {
             let state = &mut *self.state();
-            state.queues.insert(queue, Arc::clone(line));
+            let replaced = state.queues.insert(queue, Arc::clone(line));
             let down = state.down.is_some().then_some((EndReason::BrokerGone, false));
-            state.ended_early.remove(&queue).or(down)
+            (state.ended_early.remove(&queue).or(down), replaced)
         };
         self.hub.limit(line);
         if let Some((reason, quiesced)) = ended {
@@ -173,18 +173,20 @@ impl Link {
 
     /// An answer came.
     pub(crate) fn answered(&self, id: u32, reply: Reply, fds: Vec<OwnedFd>) {
-        let pending = {
+        // What is dropped here may run foreign code (wakers, buffers): outside of the lock.
+        let (pending, _line) = {
             let state = &mut *self.state();
             state.sent = state.sent.saturating_sub(1);
             if let Reply::Welcome { max_pending, .. } = &reply {
                 state.max_pending = (*max_pending).max(1);
             }
             let pending = state.pending.remove(&id);
+            let mut line = None;
             if let Some(Pending { releases: Some(queue), .. }) = &pending {
-                state.queues.remove(queue);
+                line = state.queues.remove(queue);
                 state.ended_early.remove(queue);
             }
-            pending
+            (pending, line)
         };
         let Some(mut pending) = pending else {
             tracing::warn!(socket = %self.name, id, reply = reply.name(), "nobody asked for this");

@@ -20,6 +20,7 @@
 //!
 //! What it does not do: it does not reconnect. Once the broker is gone every queue has ended with
 //! `BrokerGone` and the client is good for nothing.
+#![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -136,7 +137,11 @@ impl Client {
             (Reply::ArenaMapped { arena, iova }, ..) => (arena, iova),
             (other, ..) => return Err(self.inner.unexpected(&request, &other)),
         };
-        self.inner.dma.add_arena(Arena::new(&memfd, iova)?);
+        let mapped = Arena::new(&memfd, iova);
+        if mapped.is_err() {
+            self.inner.link.post(&Request::ReleaseArena { arena }, None);
+        }
+        self.inner.dma.add_arena(mapped?);
         self.inner.arenas().push(Donated { id: arena, iova, len });
         Ok(())
     }

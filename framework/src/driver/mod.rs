@@ -161,7 +161,8 @@ pub enum DriverError {
 /// The control plane of a device. Implemented by the device's author; runs in the broker.
 ///
 /// Methods take `&self` and run concurrently on one thread: keep state in `Cell` and `RefCell`, and
-/// hold no borrow across an `await`.
+/// hold no borrow across an `await`. A future that overruns its deadline (or, for `create_queue` and
+/// `admin`, the broker's limit) is dropped at its `await`.
 #[allow(async_fn_in_trait, reason = "drivers run on their device's worker thread and need no Send")]
 pub trait Driver: Sized + 'static {
     /// The driver's name, as `status` shows it: `nvme`.
@@ -220,7 +221,8 @@ pub trait Driver: Sized + 'static {
         Err(DriverError::Unsupported { driver: Self::NAME, what: "abort" })
     }
 
-    /// A typed operation of a client. The policy of what `who` may do is the driver's to check.
+    /// A typed operation of a client. The policy of what `who` may do is the driver's to check. Data
+    /// goes through the driver's own memory: a client's memory may be unmapped at any time.
     ///
     /// # Errors
     /// [`DriverError::Refused`] if `who` may not, or what the device said.

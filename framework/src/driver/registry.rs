@@ -3,6 +3,7 @@
 //! ```ignore
 //! let registry = Registry::new().driver::<Nvme>().model("nvme", doorbell_nvme::soft::model);
 //! ```
+#![forbid(unsafe_code)]
 
 use std::future::Future;
 use std::pin::Pin;
@@ -339,5 +340,75 @@ impl Registry {
         let name: Arc<str> = format!("soft:{model}").into();
         let options = HarnessOptions { name, ..HarnessOptions::default() };
         Ok(Arc::new(SoftBus::start(device, options)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::DeviceEvent;
+
+    struct Nothing;
+
+    impl Driver for Nothing {
+        const NAME: &'static str = "nothing";
+        const IDS: &'static [DeviceMatch] = &[
+            DeviceMatch { vendor: Some(0x1234), device: Some(0x11e8), class: None },
+            DeviceMatch { vendor: None, device: None, class: Some(0x01_0802) },
+        ];
+        type Admin = u8;
+        type Reply = u16;
+
+        async fn probe(_device: Device) -> Result<Self, DriverError> {
+            Ok(Self)
+        }
+        fn plan(&self) -> Plan {
+            Plan { queues: 0, max_entries: 0, submission_entry: 0, completion_entry: 0 }
+        }
+        async fn admin(&self, _who: &Who, operation: u8) -> Result<u16, DriverError> {
+            Ok(u16::from(operation) + 1)
+        }
+        async fn event(&self, _event: DeviceEvent) {}
+        async fn recover(&self, _: Scope, _: Deadline) -> Result<Recovered, DriverError> {
+            Ok(Recovered::by_reset())
+        }
+        async fn shutdown(&self, _deadline: Deadline) -> Result<(), DriverError> {
+            Ok(())
+        }
+    }
+
+    fn identity(vendor: u16, device: u16, class: u32) -> Identity {
+        Identity { name: "0000:01:00.0".into(), vendor, device, class, numa_node: None }
+    }
+
+    #[test]
+    fn drivers_are_found_by_id_or_class() {
+        let registry = Registry::new().driver::<Nothing>();
+        for id in [identity(0x1234, 0x11e8, 0), identity(7, 7, 0x01_0802)] {
+            assert_eq!(registry.find(&id).unwrap().name, "nothing");
+        }
+        let error = registry.find(&identity(0x1234, 1, 0x02_0000)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "device 0000:01:00.0: no driver for vendor 0x1234, device 0x0001, class 0x020000; \
+             this program has: nothing (1234:11e8, *:* class 010802)"
+        );
+        let error = Registry::new().find(&identity(1, 1, 1)).unwrap_err();
+        assert!(error.to_string().ends_with("this program has: none"), "{error}");
+    }
+
+    #[test]
+    fn operations_pass_as_bytes() {
+        let who = Who { pid: 1, uid: 1, gid: 1, operator: false, queues: Vec::new() };
+        let driver: Box<dyn DynDriver> = Box::new(Erased(Nothing));
+        let admin = |bytes: &[u8]| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(driver.admin(&who, bytes))
+        };
+        assert_eq!(admin(&[255]).unwrap(), postcard::to_stdvec(&256u16).unwrap());
+        for bytes in [&[][..], &[1, 2]] {
+            let error = admin(bytes).unwrap_err();
+            assert!(error.to_string().contains("same version"), "{error}");
+        }
     }
 }

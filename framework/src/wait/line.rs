@@ -90,30 +90,37 @@ impl Line {
     /// Remembers a parked task, in place of what was remembered for the same command.
     pub(crate) fn park(&self, parked: &mut Parked, waker: &Waker) {
         let since = self.stamp(parked);
-        let tasks = &mut *self.tasks();
-        let entry = match parked.tag {
-            Some(tag) => tasks.by_tag.get_mut(&tag.0),
-            None => tasks.others.iter_mut().find(|entry| entry.waker.will_wake(waker)),
+        // Cloning and dropping wakers is foreign code: it runs outside of the lock.
+        let entry = Entry { waker: waker.clone(), since };
+        let replaced = {
+            let tasks = &mut *self.tasks();
+            match parked.tag {
+                Some(tag) => tasks.by_tag.insert(tag.0, entry),
+                None => match tasks.others.iter_mut().find(|old| old.waker.will_wake(waker)) {
+                    Some(old) => Some(std::mem::replace(old, entry)),
+                    None => {
+                        tasks.others.push(entry);
+                        None
+                    }
+                },
+            }
         };
-        match (entry, parked.tag) {
-            (Some(entry), _) => {
-                entry.waker.clone_from(waker);
-                entry.since = since;
-            }
-            (None, Some(tag)) => {
-                tasks.by_tag.insert(tag.0, Entry { waker: waker.clone(), since });
-            }
-            (None, None) => tasks.others.push(Entry { waker: waker.clone(), since }),
-        }
+        drop(replaced);
     }
 
     /// The task goes on without having been woken through the line.
     pub(crate) fn unpark(&self, parked: &Parked, waker: &Waker) {
-        let tasks = &mut *self.tasks();
-        match parked.tag {
-            Some(tag) => drop(tasks.by_tag.remove(&tag.0)),
-            None => tasks.others.retain(|entry| !entry.waker.will_wake(waker)),
-        }
+        let removed = {
+            let tasks = &mut *self.tasks();
+            match parked.tag {
+                Some(tag) => tasks.by_tag.remove(&tag.0),
+                None => {
+                    let at = tasks.others.iter().position(|entry| entry.waker.will_wake(waker));
+                    at.map(|at| tasks.others.swap_remove(at))
+                }
+            }
+        };
+        drop(removed);
     }
 
     /// Gives the wait its start, and reports it once that is a limit ago.
@@ -199,5 +206,100 @@ impl Wake for Line {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.wake_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicU32);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn line(limit: Duration) -> (Line, Arc<Mutex<Vec<Overdue>>>) {
+        let reported = Arc::new(Mutex::new(Vec::new()));
+        let list = Arc::clone(&reported);
+        let report = Box::new(move |overdue| list.lock().unwrap().push(overdue));
+        let event = Eventfd::new().unwrap();
+        (Line::new(event, Arc::new(Fate::new()), Some(Limits { limit, report })), reported)
+    }
+
+    fn parked(tag: Option<u16>) -> Parked {
+        Parked { tag: tag.map(Tag), since: None }
+    }
+
+    #[test]
+    fn everyone_is_woken_once_whatever_they_wait_for() {
+        let (line, _) = line(Duration::from_secs(60));
+        let counts: Vec<_> = (0..4).map(|_| Arc::new(Count::default())).collect();
+        let wakers: Vec<_> = counts.iter().map(|count| Waker::from(Arc::clone(count))).collect();
+        let mut wait = [parked(Some(1)), parked(Some(2)), parked(None), parked(None)];
+        for _ in 0..3 {
+            // Parking again replaces the waker.
+            for (parked, waker) in wait.iter_mut().zip(&wakers) {
+                line.park(parked, waker);
+            }
+        }
+        line.fire();
+        line.fire();
+        let woken: Vec<_> = counts.iter().map(|count| count.0.load(Ordering::Relaxed)).collect();
+        assert_eq!(woken, [1, 1, 1, 1]);
+        assert!(line.take_fired());
+        assert!(!line.take_fired());
+    }
+
+    #[test]
+    fn whoever_goes_on_by_itself_is_not_woken() {
+        let (line, _) = line(Duration::from_secs(60));
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        for mut wait in [parked(Some(1)), parked(None)] {
+            line.park(&mut wait, &waker);
+            line.unpark(&wait, &waker);
+        }
+        line.wake_all();
+        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn an_overdue_command_is_reported_only_by_its_own_task_and_first_gently() {
+        let (line, reported) = line(Duration::ZERO);
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        // One that parked a limit ago. Its task is woken, and told nothing if it does not come back.
+        let mut wait = Parked { tag: Some(Tag(7)), since: Some(0) };
+        line.tasks().by_tag.insert(7, Entry { waker: waker.clone(), since: 0 });
+        line.tick();
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert!(reported.lock().unwrap().is_empty());
+        line.park(&mut wait, &waker);
+        line.park(&mut wait, &waker);
+        let tag = Some(Tag(7));
+        let expected = [Overdue { tag, last: false }, Overdue { tag, last: true }];
+        assert_eq!(*reported.lock().unwrap(), expected);
+    }
+
+    #[test]
+    fn an_event_that_nobody_takes_is_taken_by_the_tick() {
+        let (mut line, _) = line(Duration::from_secs(3600));
+        // As if the line were a few ticks old.
+        line.epoch -= Duration::from_secs(5);
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        line.event.signal();
+        line.tick();
+        assert!(!line.take_fired(), "nobody is parked");
+        line.tasks().by_tag.insert(7, Entry { waker, since: 0 });
+        line.tick();
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert!(line.take_fired());
     }
 }

@@ -8,7 +8,7 @@
 //! * anywhere else: a thread (the client's, or one of its own) polls the eventfd.
 //!
 //! A runtime keeps one waker per descriptor, but many tasks may wait for one queue. So what is
-//! registered is a waker of the [`line::Line`], and that wakes every parked task: a task that was
+//! registered is one waker for the whole line (`line.rs`), and that wakes every parked task: a task that was
 //! dropped, or that nobody polls again, cannot make the others miss their wake-up. Each woken task
 //! looks at the completion ring before it parks again, so whoever comes first reaps for all. A
 //! parked task is never kept ready: between interrupts nothing runs.
@@ -20,6 +20,7 @@
 //! reported.
 //!
 //! What it does not do: it does not poll a device. A queue spins by itself before it parks.
+#![forbid(unsafe_code)]
 
 pub mod eventfd;
 pub(crate) mod hub;
@@ -45,7 +46,7 @@ pub fn interrupt(event: OwnedFd, armed: Option<Word32>) -> io::Result<Box<dyn In
     interrupt_with_fate(event, armed, Arc::new(Fate::new()))
 }
 
-/// As [`interrupt`], and ready also once `fate` says that the queue has ended.
+/// As [`interrupt()`], and ready also once `fate` says that the queue has ended.
 ///
 /// # Errors
 /// None at present.

@@ -38,7 +38,7 @@ pub enum Request {
     /// Maps a sealed memfd (one descriptor) into the client's partition. Answer:
     /// [`Reply::ArenaMapped`].
     DonateArena {
-        /// Bytes to map from offset 0.
+        /// Its size in bytes.
         len: u64,
     },
     /// Unmaps an arena. Only a client without queues may: a queue's commands can name any arena.

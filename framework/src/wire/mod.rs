@@ -17,6 +17,7 @@
 //! so. Nothing here believes what it reads: arbitrary bytes decode to a message or to an error.
 //!
 //! What it does not do: it is no data path. Entries and completions never pass a socket.
+#![forbid(unsafe_code)]
 
 pub mod codec;
 pub mod message;

@@ -40,7 +40,9 @@ pub enum Received {
         message: Result<Message, WireError>,
         /// Request id of the header; 0 if there is no header.
         id: u32,
-        /// Its descriptors, already as many as the message's kind has.
+        /// Its descriptors: as many as the message's kind has, or whatever came with a message that
+        /// cannot be read. (They are not closed here: closing a descriptor of unknown kind can
+        /// block.)
         fds: Vec<OwnedFd>,
     },
     /// Nothing now.
@@ -80,7 +82,7 @@ pub fn send(socket: BorrowedFd<'_>, packet: &Packet) -> io::Result<bool> {
     }
 }
 
-/// Receives one packet. Descriptors that do not belong to it are closed before this returns.
+/// Receives one packet.
 ///
 /// # Errors
 /// The kernel's; a peer that is gone is [`Received::Closed`].
@@ -119,9 +121,6 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<Recei
     } else {
         decode(packet).and_then(|message| check_fds(message, fds.len()))
     };
-    if message.is_err() {
-        fds.clear();
-    }
     Ok(Received::Packet { message, id, fds })
 }
 

@@ -27,11 +27,11 @@ pub struct StatusReport {
     pub last_fault: Option<Fault>,
     /// Times that the device was reset to recover it.
     pub resets: u64,
-    /// The clients, by session number.
+    /// The clients, by session number: all for an operator, else those of the asking user.
     pub sessions: Vec<SessionStatus>,
     /// Sessions left out because the report would not fit in one message.
     pub sessions_omitted: u32,
-    /// The last reclaims, oldest first; at most 16.
+    /// The last reclaims, oldest first; at most 16. For operators only.
     pub reclaims: Vec<ReclaimReport>,
     /// Bytes of partitions that are never used again, because the device may still reach them.
     pub quarantined_bytes: u64,

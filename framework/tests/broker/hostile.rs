@@ -189,7 +189,11 @@ fn the_wrong_number_of_descriptors() {
     let raw = Raw::greeted(&broker.socket);
     raw.ask(2, &Request::Status, vec![fd(), fd()]);
     raw.is_closed_after_a_refusal("descriptor");
-    assert_eq!(open(), 0);
+    let deadline = doorbell::Deadline::after(PATIENCE);
+    while open() > 0 {
+        assert!(!deadline.expired(), "{} are still open", open());
+        std::thread::yield_now();
+    }
 }
 
 #[test]
@@ -207,21 +211,21 @@ fn arenas_that_are_none_are_refused_and_the_connection_stays() {
         let raw = Raw::greeted(socket);
         let (pipe, _other) = rustix::pipe::pipe().unwrap();
         let cases: [(&str, u64, OwnedFd); 9] = [
-            ("pipe", 4096, pipe),
+            ("no seals", 4096, pipe),
             ("no seals", 4096, tempfile::tempfile().unwrap().into()),
-            ("/dev/null", 4096, std::fs::File::open("/dev/null").unwrap().into()),
+            ("no seals", 4096, std::fs::File::open("/dev/null").unwrap().into()),
             ("not sealed with F_SEAL_SHRINK", 4096, memfd(4096, SealFlags::GROW)),
             ("not sealed with F_SEAL_SEAL", 4096, memfd(4096, SealFlags::SHRINK | SealFlags::GROW)),
             ("whole number of pages", 4096, memfd(100, sealed)),
-            ("too small", 8192, memfd(4096, sealed)),
-            ("whole pages", 100, memfd(4096, sealed)),
-            ("too small", !4095, memfd(4096, sealed)),
+            ("it has 4096 bytes and 8192 were announced", 8192, memfd(4096, sealed)),
+            ("it has 4096 bytes and 100 were announced", 100, memfd(4096, sealed)),
+            ("it has 4096 bytes and", !4095, memfd(4096, sealed)),
         ];
         for (part, len, fd) in cases {
             raw.ask(2, &Request::DonateArena { len }, vec![fd]);
             match raw.hears() {
                 Some(Message::Reply(2, Reply::Refused(Refusal::BadArena(why)))) => {
-                    assert!(why.contains(part) || part.starts_with('/'), "{part}: {why}");
+                    assert!(why.contains(part), "{part}: {why}");
                 }
                 other => panic!("{part}: {other:?}"),
             }

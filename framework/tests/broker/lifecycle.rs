@@ -7,7 +7,7 @@ use doorbell::broker::{Broker, BrokerError, Policy, Rights, Rule, Subject};
 use doorbell::client::{Client, ClientError};
 
 use crate::support::process::{Process, role};
-use crate::support::{Command, OK, TestBroker, claim, registry, run};
+use crate::support::{Command, OK, PATIENCE, TestBroker, claim, registry, run};
 
 /// What another process does: `lifecycle::broker_role`.
 #[test]
@@ -139,8 +139,40 @@ fn stopping_ends_every_grant_first() {
         broker.stop();
         let lost = flying.await.unwrap_err();
         assert!(lost.buffer.is_some(), "{lost:?}");
-        let error = queue.release().await.unwrap_err();
-        assert!(matches!(error, ClientError::BrokerGone { .. }), "{error}");
+        // Nothing is left to give back.
+        queue.release().await.unwrap();
     });
     assert!(!broker.socket.exists());
+}
+
+#[test]
+fn a_broker_keeps_no_descriptor_of_clients_that_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s");
+    let broker = start(&socket);
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", broker.pid())).unwrap().count();
+    let round = || {
+        pollster::block_on(async {
+            let client = Client::connect(&socket).await.unwrap();
+            let queue = claim(&client, 4).await;
+            assert_eq!(run(&queue, Command::Nop).await, OK);
+        });
+    };
+    round();
+    let client = pollster::block_on(Client::connect(&socket)).unwrap();
+    let alone = || {
+        let status = pollster::block_on(client.status()).unwrap();
+        status.sessions.len() == 1
+    };
+    let deadline = doorbell::Deadline::after(PATIENCE);
+    while !alone() {
+        assert!(!deadline.expired());
+    }
+    let before = open();
+    for _ in 0..50 {
+        round();
+    }
+    while !alone() || open() > before {
+        assert!(!deadline.expired(), "{before} descriptors, then {}", open());
+    }
 }

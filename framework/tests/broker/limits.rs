@@ -5,7 +5,7 @@ use doorbell::broker::{Policy, Rights, Rule, Subject};
 use doorbell::client::{Client, ClientError, QueueSpec};
 use doorbell::wire::{Limit, Refusal, RevokeTarget};
 
-use crate::support::{Answer, Command, Loop, OK, Op, TestBroker, claim, run};
+use crate::support::{Answer, Command, Loop, OK, Op, TestBroker, claim, claim_with, run};
 
 fn with_rights(rights: Rights) -> TestBroker {
     with_rule(Rule { subject: Subject::Any, device: "soft:*".to_owned(), rights })
@@ -84,6 +84,24 @@ fn tiers_are_bounded_on_both_sides() {
     // Nothing of the refused queue stays.
     let status = pollster::block_on(client.status()).unwrap();
     assert!(status.sessions[0].queues.is_empty());
+}
+
+#[test]
+fn a_page_of_ones_own_is_a_better_tier() {
+    let broker = TestBroker::start("soft:loop,stride=4096");
+    let client = broker.connect();
+    pollster::block_on(async {
+        let spec = QueueSpec::depth(4).at_least(Tier::Paged);
+        for _ in 0..3 {
+            let (one, two) = (claim_with(&client, spec).await, claim_with(&client, spec).await);
+            assert_eq!((one.tier(), two.tier()), (Tier::Paged, Tier::Paged));
+            assert_eq!(run(&one, Command::Nop).await, OK);
+            assert_eq!(run(&two, Command::Nop).await, OK);
+            // The pages come round again with the ids.
+            one.release().await.unwrap();
+            assert_eq!(run(&two, Command::Nop).await, OK);
+        }
+    });
 }
 
 #[test]

@@ -11,4 +11,5 @@ mod executors;
 mod hostile;
 mod lifecycle;
 mod limits;
+mod strange;
 mod timeouts;

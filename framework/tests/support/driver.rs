@@ -53,6 +53,7 @@ pub struct LoopDriver {
     device: Device,
     bar: Bar,
     queues: u16,
+    stride: u64,
     slow: Notify,
     faults: Cell<u32>,
     removed: Cell<bool>,
@@ -75,8 +76,9 @@ impl Driver for LoopDriver {
         device.reset(Deadline::after(Duration::from_secs(5)))?;
         let bar = device.bar(0)?;
         let queues = bar.read64(0x40)? as u16;
+        let stride = bar.read64(0x50)?;
         let (faults, removed) = (Cell::new(0), Cell::new(false));
-        Ok(Self { device, bar, queues, slow: Notify::new(), faults, removed })
+        Ok(Self { device, bar, queues, stride, slow: Notify::new(), faults, removed })
     }
 
     fn plan(&self) -> Plan {
@@ -99,7 +101,7 @@ impl Driver for LoopDriver {
         self.write(0x10, memory.completion)?;
         self.write(0x18, request.entries.into())?;
         self.write(0x20, 1)?;
-        let submission_doorbell = 0x1000 + u64::from(id) * 8;
+        let submission_doorbell = 0x1000 + u64::from(id) * self.stride;
         let completion_doorbell = submission_doorbell + 4;
         Ok(QueueGrant { region: 0, submission_doorbell, completion_doorbell, vector: id })
     }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use doorbell::broker::{Broker, Builder, Timeouts};
 use doorbell::client::{Client, QueueHandle, QueueSpec};
 use doorbell::driver::Registry;
+use doorbell::queues::{EndReason, QueueError, RejectReason, Rejected};
 
 pub use driver::{Answer, LoopDriver, Op};
 pub use protocol::{Command, Loop, OK};
@@ -33,13 +34,14 @@ pub struct TestBroker {
     _folder: tempfile::TempDir,
 }
 
-/// Short limits, for tests of what happens when they pass.
+/// Short limits, for tests of what happens when they pass; long enough that a busy machine does not
+/// pass them by itself.
 pub fn short() -> Timeouts {
     Timeouts {
-        hello: Duration::from_millis(300),
-        write: Duration::from_millis(300),
-        quiesce: Duration::from_millis(200),
-        abort: Duration::from_millis(500),
+        hello: Duration::from_millis(1500),
+        write: Duration::from_millis(1500),
+        quiesce: Duration::from_millis(1000),
+        abort: Duration::from_millis(1000),
         events: Duration::from_millis(5),
         ..Timeouts::default()
     }
@@ -102,4 +104,17 @@ pub async fn claim_with(client: &Client, spec: QueueSpec) -> Plain {
 /// Submits a command and waits for its status.
 pub async fn run(queue: &Plain, command: Command) -> u32 {
     queue.submit((), |_, ()| command.entry()).unwrap().await.unwrap().0.status
+}
+
+/// Submits a command and waits for the queue's end.
+pub async fn run_to_end(queue: &Plain, command: Command) -> EndReason {
+    let error = match queue.submit((), |_, ()| command.entry()) {
+        Ok(flying) => flying.await.unwrap_err().error,
+        Err(Rejected { reason: RejectReason::Ended(error), .. }) => error,
+        Err(rejected) => panic!("{rejected:?}"),
+    };
+    match error {
+        QueueError::Ended { reason, .. } => reason,
+        other => panic!("{other}"),
+    }
 }

@@ -11,7 +11,8 @@
 //! | 0x38 | 1: from now on a reset is ignored; reads resets done |
 //! | 0x40 | the model panics |
 //! | 0x48 | touches an address that is not mapped |
-//! | 0x1000 | doorbells: tail and head, 8 bytes per queue |
+//! | 0x50 | bytes between the doorbells of two queues |
+//! | 0x1000 | doorbells: tail and head of each queue |
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -23,6 +24,7 @@ use super::protocol::{ABORTED, Completion, Entry, FAULTED, OK, UNKNOWN};
 
 pub const QUEUES: u16 = 8;
 pub const MAX_ENTRIES: u32 = 256;
+const END: u64 = 0x1000 * (QUEUES as u64 + 2);
 pub const VENDOR: u16 = 0x1d0b;
 
 #[derive(Default)]
@@ -34,6 +36,7 @@ pub struct LoopModel {
     resets: u64,
     deaf: bool,
     limit: u16,
+    stride: u64,
 }
 
 struct Queue {
@@ -48,12 +51,13 @@ struct Queue {
     stubborn: bool,
 }
 
-/// `soft:loop[,queues=N]`.
+/// `soft:loop[,queues=N][,stride=BYTES]`.
 pub fn make(options: &[(String, String)]) -> Result<Box<dyn SoftDevice>, String> {
-    let mut model = LoopModel { limit: QUEUES, ..LoopModel::default() };
+    let mut model = LoopModel { limit: QUEUES, stride: 8, ..LoopModel::default() };
     for (key, value) in options {
         match key.as_str() {
             "queues" => model.limit = value.parse().map_err(|_| format!("queues={value}"))?,
+            "stride" => model.stride = value.parse().map_err(|_| format!("stride={value}"))?,
             _ => return Err(format!("the model 'loop' has no option '{key}'; it has queues=N")),
         }
     }
@@ -99,7 +103,11 @@ impl SoftDevice for LoopModel {
     }
 
     fn regions(&self) -> Vec<Region> {
-        vec![Region { index: 0, size: 0x2000, mappable: std::iter::once(0x1000..0x2000).collect() }]
+        vec![Region { index: 0, size: END, mappable: std::iter::once(0x1000..END).collect() }]
+    }
+
+    fn exclusive_pages(&self, _region: u8) -> bool {
+        self.stride >= 4096
     }
 
     fn vectors(&self) -> u16 {
@@ -112,6 +120,7 @@ impl SoftDevice for LoopModel {
             0x28 => self.aborted.into(),
             0x38 => self.resets,
             0x40 => self.limit.into(),
+            0x50 => self.stride,
             _ => 0,
         }
     }
@@ -124,7 +133,7 @@ impl SoftDevice for LoopModel {
             0x18 => self.rings[2] = value,
             0x20 if value == 1 => {
                 let [submission, completion, entries] = self.rings;
-                let at = 0x1000 + usize::from(self.selected) * 8;
+                let at = 0x1000 + usize::from(self.selected) * self.stride as usize;
                 for offset in [at, at + 4] {
                     cx.doorbells(0).unwrap().store_u32(offset, 0, Ordering::Relaxed).unwrap();
                 }
@@ -174,7 +183,7 @@ impl SoftDevice for LoopModel {
     fn poll(&mut self, cx: &mut SoftCx) -> Progress {
         let mut progress = Progress::Idle;
         for (id, queue) in &mut self.queues {
-            let at = 0x1000 + usize::from(*id) * 8;
+            let at = 0x1000 + usize::from(*id) * self.stride as usize;
             let tail = cx.doorbells(0).unwrap().load_u32(at, Ordering::Acquire).unwrap();
             if tail >= queue.entries {
                 continue;

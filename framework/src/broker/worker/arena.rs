@@ -33,12 +33,17 @@ impl Worker {
         let Some(fd) = fds.into_iter().next() else {
             return Err(Refusal::Protocol("an arena without its descriptor".to_owned()));
         };
+        // First of all, and it never blocks: only memfds have seals. Looking at another kind of file,
+        // and even closing it, may block for as long as its maker likes.
+        if rustix::fs::fcntl_get_seals(&fd).is_err() {
+            self.closer.close(vec![fd]);
+            let why = "it has no seals: it is a pipe, a socket, a device or a file";
+            return Err(dma(&DmaError::BadArena { why: why.to_owned() }));
+        }
         let memfd = Memfd::check(fd).map_err(|error| dma(&error))?;
-        if len == 0 || len > memfd.len() || !len.is_multiple_of(4096) {
-            return Err(Refusal::BadArena(format!(
-                "an arena of {len} bytes in a memfd of {}: not whole pages, or too small",
-                memfd.len()
-            )));
+        if len != memfd.len() {
+            let why = format!("it has {} bytes and {len} were announced", memfd.len());
+            return Err(dma(&DmaError::BadArena { why }));
         }
         let records = &mut *self.records.borrow_mut();
         records.granting(session, &self.info.name)?;

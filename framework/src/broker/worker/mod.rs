@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use self::records::{Records, Session};
+use super::closer::Closer;
 use super::outgoing::Outgoing;
 use super::peer::Peer;
 use super::policy::Rights;
@@ -67,6 +68,7 @@ pub(super) struct Worker {
     spec: DeviceSpec,
     name: Arc<str>,
     timeouts: Timeouts,
+    closer: Closer,
 }
 
 /// What the worker tells when the device is up.
@@ -77,6 +79,7 @@ pub(super) fn run(
     registry: &Registry,
     spec: DeviceSpec,
     timeouts: Timeouts,
+    closer: Closer,
     requests: mpsc::UnboundedReceiver<ToWorker>,
     ready: &Ready,
 ) {
@@ -90,7 +93,7 @@ pub(super) fn run(
         }
     };
     LocalSet::new().block_on(&runtime, async {
-        match Worker::open(registry, spec, timeouts).await {
+        match Worker::open(registry, spec, timeouts, closer).await {
             Ok(worker) => {
                 let _ = ready.send(Ok(worker.info.name.clone()));
                 Rc::new(worker).serve(requests).await;
@@ -105,6 +108,7 @@ impl Worker {
         registry: &Registry,
         spec: DeviceSpec,
         timeouts: Timeouts,
+        closer: Closer,
     ) -> Result<Self, BrokerError> {
         let bus = registry.open_bus(&spec)?;
         let identity = bus.identity().clone();
@@ -144,6 +148,7 @@ impl Worker {
             spec,
             name,
             timeouts,
+            closer,
         })
     }
 
@@ -211,13 +216,16 @@ impl Worker {
 
     /// Runs one request to its reply.
     async fn request(&self, session: u64, id: u32, request: Request, fds: Vec<OwnedFd>) {
-        let Some(out) = self.records.borrow().out(session) else { return };
+        let Some(out) = self.records.borrow().out(session) else {
+            return self.closer.close(fds);
+        };
         self.count(session, 1);
         let name = request.name();
         let (reply, fds) = match self.execute(session, request, fds).await {
             Ok(done) => done,
             Err(refusal) => {
-                tracing::info!(device = %self.name, session, what = name, %refusal, "refused");
+                // At a level that is off by default: a client can ask for any number of refusals.
+                tracing::debug!(device = %self.name, session, what = name, %refusal, "refused");
                 (Reply::Refused(refusal), Vec::new())
             }
         };
@@ -251,7 +259,7 @@ impl Worker {
                 self.timed_out(session, queue, tag, last).await.map(plain)
             }
             Request::Admin { operation } => self.admin(session, &operation).await.map(plain),
-            Request::Status => Ok(plain(Reply::Status(Box::new(self.status())))),
+            Request::Status => Ok(plain(Reply::Status(Box::new(self.status(session))))),
             Request::Revoke { target } => self.revoke(session, target).await.map(plain),
         }
     }

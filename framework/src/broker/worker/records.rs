@@ -156,9 +156,15 @@ impl Records {
         asked: u64,
     ) -> Result<(), Refusal> {
         let Some(me) = self.sessions.get(&session) else { return Ok(()) };
-        let same = self.sessions.values().filter(|other| other.peer.pid == me.peer.pid);
-        let held: u64 = same
-            .map(|session| match limit {
+        let same = |(number, other): &(&u64, &Session)| {
+            // Processes of foreign pid namespaces all have id 0.
+            **number == session || (me.peer.pid != 0 && other.peer.pid == me.peer.pid)
+        };
+        let held: u64 = self
+            .sessions
+            .iter()
+            .filter(same)
+            .map(|(_, session)| match limit {
                 Limit::Queues => session.queues.len() as u64,
                 Limit::Bytes => session.bytes(),
                 Limit::Mappings => session.arenas.len() as u64,

@@ -5,8 +5,13 @@ use super::records::{QueueState, Session};
 use crate::wire::{ArenaStatus, QueueStatus, QuotaStatus, SessionStatus, StatusReport, VERSION};
 
 impl Worker {
-    pub(super) fn status(&self) -> StatusReport {
+    /// Operators see everyone; others see the device and the sessions of their own user.
+    pub(super) fn status(&self, asking: u64) -> StatusReport {
         let records = self.records.borrow();
+        let me = records.sessions.get(&asking);
+        let operator = me.is_some_and(|me| me.rights.operator);
+        let uid = me.map(|me| me.peer.uid);
+        let shown = |(_, session): &(&u64, &Session)| operator || Some(session.peer.uid) == uid;
         StatusReport {
             broker_pid: rustix::process::getpid().as_raw_nonzero().get(),
             broker_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -17,9 +22,14 @@ impl Worker {
             faults: records.faults,
             last_fault: records.last_fault,
             resets: records.resets,
-            sessions: records.sessions.iter().map(|(number, s)| session(*number, s)).collect(),
+            sessions: records
+                .sessions
+                .iter()
+                .filter(shown)
+                .map(|(number, found)| session(*number, found))
+                .collect(),
             sessions_omitted: 0,
-            reclaims: records.reclaims.iter().cloned().collect(),
+            reclaims: records.reclaims.iter().filter(|_| operator).cloned().collect(),
             quarantined_bytes: records.quarantine.bytes,
             quarantined_queues: records.quarantine.queues.clone(),
         }
