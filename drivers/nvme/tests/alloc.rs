@@ -1,7 +1,12 @@
 //! The data path allocates nothing: a counting allocator watches the thread that submits.
 //!
 //! One test in this binary, so that nothing else runs on its threads.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail by panic"
+)]
 
 mod common;
 
@@ -114,7 +119,8 @@ async fn measure(rig: &Rig) {
     let mut long = Some(alloc(16 * ns.max_transfer()));
     let mut buffers = std::array::from_fn(|_| Some(alloc(4096)));
     for round in ["warm-up", "measured"] {
-        let single = calls(async || small = Some(one_by_one(&ns, small.take().unwrap()).await)).await;
+        let single =
+            calls(async || small = Some(one_by_one(&ns, small.take().unwrap()).await)).await;
         let split = calls(async || {
             long = Some(ns.read(Lba(0), long.take().unwrap()).await.unwrap());
         })

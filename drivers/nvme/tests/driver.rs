@@ -1,5 +1,10 @@
 //! The driver alone on a bus: bring-up, limits, and a controller that does not come up.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail by panic"
+)]
 
 use std::sync::Arc;
 
@@ -57,7 +62,10 @@ fn a_controller_that_never_becomes_ready_is_given_up_in_time() {
         let error = driver.unwrap_err();
         assert!(matches!(error, DriverError::TimedOut(_)), "{error}");
         let text = error.to_string();
-        assert!(text.contains("CSTS.RDY = 1 after CC.EN = 1") && text.contains("soft:nvme"), "{text}");
+        assert!(
+            text.contains("CSTS.RDY = 1 after CC.EN = 1") && text.contains("soft:nvme"),
+            "{text}"
+        );
     });
 }
 
@@ -84,12 +92,9 @@ fn queues_that_cannot_be_are_refused_before_the_controller() {
         let ring = device.alloc_shared(8192).unwrap();
         let memory = QueueMemory { submission: ring.iova(), completion: ring.iova() + 4096 };
         let request = |entries| QueueRequest { entries, at_least: Tier::Cooperative };
-        for (id, entries, says) in [
-            (0, 16, "1 to 2"),
-            (3, 16, "1 to 2"),
-            (1, 1, "2 to 16"),
-            (1, 17, "2 to 16"),
-        ] {
+        for (id, entries, says) in
+            [(0, 16, "1 to 2"), (3, 16, "1 to 2"), (1, 1, "2 to 16"), (1, 17, "2 to 16")]
+        {
             let error = driver.create_queue(id, &request(entries), memory).await.unwrap_err();
             assert!(error.to_string().contains(says), "{error}");
         }
@@ -134,7 +139,8 @@ fn what_changes_the_device_is_for_operators() {
         };
         assert_eq!(bytes.len(), 4096);
         let feature = NvmeAdmin::GetFeature { fid: 7, select: 0, nsid: 0, cdw11: 0 };
-        let NvmeReply::Feature { value, .. } = driver.admin(&anyone(), feature).await.unwrap() else {
+        let NvmeReply::Feature { value, .. } = driver.admin(&anyone(), feature).await.unwrap()
+        else {
             panic!()
         };
         assert_ne!(value, 0);
@@ -168,7 +174,8 @@ fn a_format_changes_the_blocks_and_needs_the_device_to_itself() {
         driver.admin(&operator, format).await.unwrap();
         let (shift, blocks, _) = shape().await;
         assert_eq!((shift, blocks), (12, 256));
-        let bad = driver.admin(&operator, NvmeAdmin::Format { nsid: 1, lbaf: 15 }).await.unwrap_err();
+        let bad =
+            driver.admin(&operator, NvmeAdmin::Format { nsid: 1, lbaf: 15 }).await.unwrap_err();
         assert!(bad.to_string().contains("Invalid Format"), "{bad}");
         driver.shutdown(soon()).await.unwrap();
     });

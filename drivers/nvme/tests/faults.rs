@@ -1,6 +1,11 @@
 //! A controller that misbehaves: each fault ends in a typed error that names it, in bounded time, and
 //! what can be used again is.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail by panic"
+)]
 
 mod common;
 

@@ -1,6 +1,11 @@
 //! A client process that is killed with a full queue in flight: everything it had comes back, and the
 //! others do not notice.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail by panic"
+)]
 
 mod common;
 
@@ -72,7 +77,10 @@ fn everything_comes_back_and_nobody_notices() {
                 if status.sessions.len() == 1 {
                     break;
                 }
-                assert!(Instant::now() < give_up, "the dead client still holds something: {status:?}");
+                assert!(
+                    Instant::now() < give_up,
+                    "the dead client still holds something: {status:?}"
+                );
             }
         }
         let other = rig.nvme().await;

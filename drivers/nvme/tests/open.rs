@@ -1,5 +1,10 @@
 //! The same API without a broker process.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail by panic"
+)]
 
 use doorbell_nvme::{Lba, Nvme, NvmeError, NvmeReply};
 

@@ -1,5 +1,10 @@
 //! Requests that never reach the device, and what the device refuses: typed, and the buffer is back.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail by panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may fail by panic"
+)]
 
 mod common;
 
@@ -83,7 +88,9 @@ fn what_the_device_says_is_an_error_with_its_place() {
         let status = failed.error.status().unwrap();
         assert!(status.is(Status::NAMESPACE_WRITE_PROTECTED), "{status}");
         let text = failed.to_string();
-        for part in ["device soft:nvme, queue ", "write 0x", "namespace 1", "LBA 5", "Write Protected"] {
+        for part in
+            ["device soft:nvme, queue ", "write 0x", "namespace 1", "LBA 5", "Write Protected"]
+        {
             assert!(text.contains(part), "{text} does not say '{part}'");
         }
         // A request in parts: the lowest one that failed, and all of them awaited.

@@ -44,7 +44,9 @@ pub enum BadRange {
         capacity: u64,
     },
     /// More than one command can move, in a call that submits exactly one.
-    #[error("{len} bytes are more than the {most} that one command can move; use a future, which splits")]
+    #[error(
+        "{len} bytes are more than the {most} that one command can move; use a future, which splits"
+    )]
     TooLong {
         /// Bytes asked for.
         len: u64,
@@ -150,7 +152,9 @@ pub enum NvmeError {
     #[error("defect in this program: {0}")]
     Misused(&'static str),
     /// The broker or its driver answered something that does not fit the question.
-    #[error("device {device}: the driver answered {operation} with something else; do client and broker have the same version?")]
+    #[error(
+        "device {device}: the driver answered {operation} with something else; do client and broker have the same version?"
+    )]
     Answer {
         /// The device.
         device: Arc<str>,

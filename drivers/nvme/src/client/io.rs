@@ -88,10 +88,9 @@ impl<'n> Transfer<'n> {
         match reason {
             RejectReason::Full(_) => State::Waiting { slot: nvme.queue().slot_free(), payload },
             // It never was with the device, so the buffer comes back whatever the device does.
-            RejectReason::Ended(error) => State::Refused(IoError {
-                error: error.into(),
-                buffer: payload.into_buffer(),
-            }),
+            RejectReason::Ended(error) => {
+                State::Refused(IoError { error: error.into(), buffer: payload.into_buffer() })
+            }
         }
     }
 
@@ -142,9 +141,10 @@ impl<'n> Transfer<'n> {
     fn give_out(&mut self) -> Output {
         match std::mem::replace(&mut self.state, State::Over) {
             State::Refused(error) => Err(error),
-            State::Over | State::Waiting { .. } | State::One(_) | State::Many(_) => {
-                Err(IoError { error: NvmeError::Misused("a future was polled after it was ready"), buffer: None })
-            }
+            State::Over | State::Waiting { .. } | State::One(_) | State::Many(_) => Err(IoError {
+                error: NvmeError::Misused("a future was polled after it was ready"),
+                buffer: None,
+            }),
         }
     }
 }
@@ -181,7 +181,10 @@ impl Future for Io<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match ready!(self.0.poll(cx)) {
             Ok(Some(buffer)) => Ok(buffer),
-            Ok(None) => Err(IoError { error: NvmeError::Misused("something else holds the buffer's memory"), buffer: None }),
+            Ok(None) => Err(IoError {
+                error: NvmeError::Misused("something else holds the buffer's memory"),
+                buffer: None,
+            }),
             Err(error) => Err(error),
         })
     }

@@ -46,8 +46,8 @@ use doorbell::dma::{Dma, DmaBox, DmaError};
 use doorbell_queues::{QueueError, Tag};
 
 use crate::admin::{ControllerInfo, NamespaceInfo, NvmeAdmin, NvmeReply, Smart};
-use crate::prp::PageSize;
 use crate::protocol::NvmeProtocol;
+use crate::prp::PageSize;
 use crate::spec::Status;
 
 mod error;
@@ -130,12 +130,9 @@ impl Nvme {
             }
             other => other?,
         };
-        let pages = SlotPages::new(&memory, page, slots).map_err(|_| NvmeError::Answer {
-            device,
-            operation: "info (page size and depth)",
-        })?;
-        let max_transfer =
-            controller.max_transfer.unwrap_or(u64::MAX).min(page.most_bytes());
+        let pages = SlotPages::new(&memory, page, slots)
+            .map_err(|_| NvmeError::Answer { device, operation: "info (page size and depth)" })?;
+        let max_transfer = controller.max_transfer.unwrap_or(u64::MAX).min(page.most_bytes());
         let queue = claimed.into_queue::<NvmeProtocol, Payload>()?;
         let (client, pages) = (client.clone(), Arc::new(pages));
         Ok(Self { queue, pages, max_transfer, controller, namespaces, client })

@@ -151,9 +151,7 @@ impl Request {
     ) -> (Result<(), NvmeError>, Option<Payload>) {
         match done {
             Ok((outcome, payload)) if outcome.status.is_success() => (Ok(()), Some(payload)),
-            Ok((outcome, payload)) => {
-                (Err(self.failed(nvme, tag, lba, outcome)), Some(payload))
-            }
+            Ok((outcome, payload)) => (Err(self.failed(nvme, tag, lba, outcome)), Some(payload)),
             Err(Lost { error, buffer }) => (Err(error.into()), buffer),
         }
     }

@@ -93,8 +93,9 @@ impl AdminQueue {
         let own = device.own_queue(&layout, wait::interrupt)?;
         let rings = Rings { submission: own.submission_iova, completion: own.completion_iova };
         let name = device.name();
-        let queue = Queue::new(own.parts)
-            .map_err(|bad| super::error::broken(&name, "making the admin queue", bad.to_string()))?;
+        let queue = Queue::new(own.parts).map_err(|bad| {
+            super::error::broken(&name, "making the admin queue", bad.to_string())
+        })?;
         Ok((Self { queue, device: device.clone(), name, page, busy: Cell::new(0) }, rings))
     }
 

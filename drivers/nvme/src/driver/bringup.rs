@@ -35,7 +35,9 @@ pub(super) fn limits(device: &Arc<str>, regs: &Registers) -> Result<Limits, Driv
     let cap = regs.cap()?;
     let bad = |problem: String| broken(device, step, problem);
     if cap.mqes() == 0 {
-        return Err(bad("queues of one entry (MQES is 0), which the specification rules out".into()));
+        return Err(bad(
+            "queues of one entry (MQES is 0), which the specification rules out".into()
+        ));
     }
     let page = 4096u32.checked_shl(cap.mpsmin().into()).and_then(PageSize::new);
     let page = page.ok_or_else(|| bad(format!("memory pages of 4096 << {}", cap.mpsmin())))?;

@@ -55,9 +55,7 @@ impl AdminError {
             | Self::Busy(_)
             | Self::Aborted(_)
             | Self::Stuck(_)
-            | Self::Defect(_) => {
-                broken(device, step, self.to_string())
-            }
+            | Self::Defect(_) => broken(device, step, self.to_string()),
         }
     }
 }

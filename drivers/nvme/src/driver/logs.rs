@@ -38,11 +38,7 @@ pub(super) async fn read(
     let dwords = (len / 4 - 1) as u32;
     let sqe = Sqe {
         nsid: page.nsid,
-        cdw10: GetLog10(0)
-            .with_lid(page.lid.0)
-            .with_rae(page.retain)
-            .with_numdl(dwords as u16)
-            .0,
+        cdw10: GetLog10(0).with_lid(page.lid.0).with_rae(page.retain).with_numdl(dwords as u16).0,
         cdw11: GetLog11(0).with_numdu((dwords >> 16) as u16).0,
         // Low and high half of the byte offset.
         cdw12: page.offset as u32,

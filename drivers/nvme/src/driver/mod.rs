@@ -92,7 +92,8 @@ impl Driver for NvmeDriver {
             format!("queue {id}: 1 to {} are possible", plan.queues)
         } else if !(2..=plan.max_entries).contains(&request.entries) {
             format!("{} entries: 2 to {} are possible", request.entries, plan.max_entries)
-        } else if !memory.submission.is_multiple_of(page) || !memory.completion.is_multiple_of(page) {
+        } else if !memory.submission.is_multiple_of(page) || !memory.completion.is_multiple_of(page)
+        {
             format!("a ring is not aligned to {page} bytes")
         } else {
             return self.create(id, request.entries, memory).await;

@@ -70,9 +70,7 @@ pub(super) async fn execute(
     let bytes = |data: DmaBox<[u8]>| NvmeReply::Bytes(data.to_vec());
     let answer = match operation {
         NvmeAdmin::Info { after } => return info(shared, &admin, after).await,
-        NvmeAdmin::Identify { cns, nsid } => {
-            identify::raw(&admin, Cns(cns), nsid).await.map(bytes)
-        }
+        NvmeAdmin::Identify { cns, nsid } => identify::raw(&admin, Cns(cns), nsid).await.map(bytes),
         NvmeAdmin::Smart => {
             logs::smart(&admin, true).await.map(|smart| NvmeReply::Smart(Box::new(smart)))
         }
@@ -93,11 +91,7 @@ pub(super) async fn execute(
     answer.map_err(|error| shared.failed(error, name))
 }
 
-async fn info(
-    shared: &Shared,
-    admin: &AdminQueue,
-    after: u32,
-) -> Result<NvmeReply, DriverError> {
+async fn info(shared: &Shared, admin: &AdminQueue, after: u32) -> Result<NvmeReply, DriverError> {
     shared.refresh(admin).await;
     let (namespaces, more) = shared.namespaces(after, NAMESPACES_PER_REPLY);
     let controller = shared.controller().ok_or_else(|| {

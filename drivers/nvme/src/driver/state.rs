@@ -160,7 +160,11 @@ impl Shared {
         let step = "creating an I/O queue pair";
         self.unstick().await?;
         if self.formatting.get() {
-            return Err(broken(&self.name, step, "a namespace is being formatted; try again later"));
+            return Err(broken(
+                &self.name,
+                step,
+                "a namespace is being formatted; try again later",
+            ));
         }
         let admin = self.admin()?;
         let made = self.queues.create(&admin, new, ADMIN_LIMIT).await;
@@ -340,7 +344,8 @@ impl Shared {
         let limit = self.shutdown_limit().min(deadline.remaining());
         let old = self.take_down(EndReason::Released);
         let down = bringup::shut_down(&self.name, &self.regs, Deadline::after(limit)).await;
-        let off = bringup::disable(&self.name, &self.regs, &self.limits, Some(deadline), true).await;
+        let off =
+            bringup::disable(&self.name, &self.regs, &self.limits, Some(deadline), true).await;
         match off {
             Ok(()) => {
                 self.queues.clear();

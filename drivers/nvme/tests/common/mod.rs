@@ -28,7 +28,11 @@ impl Rig {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("nvme.sock");
         let spec = format!("soft:nvme,{options}").parse().unwrap();
-        let broker = Broker::builder(doorbell_nvme::registry()).device(spec).socket(&socket).start().unwrap();
+        let broker = Broker::builder(doorbell_nvme::registry())
+            .device(spec)
+            .socket(&socket)
+            .start()
+            .unwrap();
         Self { broker, socket, _dir: dir }
     }
 

@@ -1,0 +1,66 @@
+//! The software controller with something in between: for faults that it does not inject itself.
+
+use doorbell::bus::{Identity, Region, Width};
+use doorbell::soft::{Idle, Progress, SoftCx, SoftDevice};
+
+/// What is in between.
+pub(crate) trait Meddle: Send + 'static {
+    /// Before each poll; false leaves the controller without it.
+    fn poll(&mut self) -> bool;
+
+    /// Before each register write.
+    fn write(&mut self, offset: u64, value: u64) {
+        let _ = (offset, value);
+    }
+}
+
+pub(crate) struct Meddled<M> {
+    device: Box<dyn SoftDevice>,
+    meddle: M,
+}
+
+impl<M: Meddle> Meddled<M> {
+    /// The controller that `options` describe.
+    pub(crate) fn build(
+        options: &[(String, String)],
+        meddle: M,
+    ) -> Result<Box<dyn SoftDevice>, String> {
+        let device = doorbell_nvme::soft::build(options)?;
+        Ok(Box::new(Self { device, meddle }))
+    }
+}
+
+impl<M: Meddle> SoftDevice for Meddled<M> {
+    fn identity(&self) -> Identity {
+        self.device.identity()
+    }
+
+    fn regions(&self) -> Vec<Region> {
+        self.device.regions()
+    }
+
+    fn vectors(&self) -> u16 {
+        self.device.vectors()
+    }
+
+    fn read(&mut self, cx: &mut SoftCx, region: u8, offset: u64, width: Width) -> u64 {
+        self.device.read(cx, region, offset, width)
+    }
+
+    fn write(&mut self, cx: &mut SoftCx, region: u8, offset: u64, width: Width, value: u64) {
+        self.meddle.write(offset, value);
+        self.device.write(cx, region, offset, width, value);
+    }
+
+    fn poll(&mut self, cx: &mut SoftCx) -> Progress {
+        if self.meddle.poll() { self.device.poll(cx) } else { Progress::Idle }
+    }
+
+    fn idle(&self) -> Idle<'_> {
+        self.device.idle()
+    }
+
+    fn reset(&mut self, cx: &mut SoftCx) {
+        self.device.reset(cx);
+    }
+}
