@@ -2,7 +2,7 @@
 
 use doorbell::dma::Fault;
 
-use crate::spec::Status;
+use crate::spec::{Sqe, Status};
 
 /// "Nowhere" in [`Failure::location`] (base 5.16.1.2, Parameter Error Location).
 const NOWHERE: u16 = 0xffff;
@@ -66,6 +66,13 @@ pub(crate) struct Origin {
     pub(crate) sqid: u16,
     pub(crate) cid: u16,
     pub(crate) nsid: u32,
+}
+
+impl Origin {
+    /// A command that was fetched from a queue.
+    pub(crate) fn of(sqid: u16, sqe: &Sqe) -> Self {
+        Self { sqid, cid: sqe.cid, nsid: sqe.nsid }
+    }
 }
 
 /// What executing a command came to, if it did not fail.

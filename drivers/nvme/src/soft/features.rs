@@ -236,9 +236,8 @@ impl Features {
             return Err(Failure::field(Status::SEQUENCE_ERROR, byte::CDW10, 0));
         }
         let most = bounds.queues - 1;
-        self.queues = NumberOfQueues(0)
-            .with_nsq(wanted.nsq().min(most))
-            .with_ncq(wanted.ncq().min(most));
+        self.queues =
+            NumberOfQueues(0).with_nsq(wanted.nsq().min(most)).with_ncq(wanted.ncq().min(most));
         Ok(self.queues.0)
     }
 }

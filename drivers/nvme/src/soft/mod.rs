@@ -42,6 +42,7 @@ mod serve;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 use std::path::PathBuf;
 
@@ -121,7 +122,8 @@ impl SoftNvme {
         let serial = serial(&config);
         let namespaces = Namespaces::open(&config, &serial)?;
         let ring = namespaces.any_cache().then(|| Ring::new(jobs::SLOTS, jobs::CHUNK)).transpose();
-        let ring = ring.map_err(|source| OptionError::Ring { path: first_image(&config), source })?;
+        let ring =
+            ring.map_err(|source| OptionError::Ring { path: first_image(&config), source })?;
         let has_cache = namespaces.any_cache();
         let mut controller = Self {
             regs: Registers::new(&config),

@@ -144,12 +144,7 @@ impl Namespaces {
 }
 
 impl Namespace {
-    fn open(
-        config: &Config,
-        index: usize,
-        disk: &Disk,
-        serial: &str,
-    ) -> Result<Self, OptionError> {
+    fn open(config: &Config, index: usize, disk: &Disk, serial: &str) -> Result<Self, OptionError> {
         let (bytes, backend, name) = match disk {
             Disk::Ram(size) => (*size, None, format!("ram={size}")),
             Disk::Null(size) => (*size, Some(Backend::Null), format!("null={size}")),
@@ -179,7 +174,9 @@ impl Namespace {
 fn fitting(disk: &Disk, bytes: u64, lba: u64) -> String {
     let fit = bytes.next_multiple_of(lba).max(lba);
     match disk {
-        Disk::Image(path) if bytes == 0 => format!("give it a size: truncate -s 64M {}", path.display()),
+        Disk::Image(path) if bytes == 0 => {
+            format!("give it a size: truncate -s 64M {}", path.display())
+        }
         Disk::Image(path) => format!("round it up: truncate -s {fit} {}", path.display()),
         Disk::Ram(_) | Disk::Null(_) => format!("ask for {fit}"),
     }

@@ -311,7 +311,8 @@ mod tests {
 
     #[test]
     fn options_read_as_written() {
-        let config = options("ram=64M,null=1G,image=/a,lba=4096,queues=4,depth=64,dstrd=0").unwrap();
+        let config =
+            options("ram=64M,null=1G,image=/a,lba=4096,queues=4,depth=64,dstrd=0").unwrap();
         let image = Disk::Image("/a".into());
         assert_eq!(config.disks, [Disk::Ram(64 << 20), Disk::Null(1 << 30), image]);
         assert_eq!((config.lba, config.queues, config.depth, config.dstrd), (4096, 4, 64, 0));

@@ -60,13 +60,7 @@ impl Segments {
     }
 
     /// The pages after the first: PRP2 is the only one, or points to a list.
-    fn second(
-        &mut self,
-        cx: &mut SoftCx,
-        page: u64,
-        sqe: &Sqe,
-        len: u64,
-    ) -> Result<(), Failure> {
+    fn second(&mut self, cx: &mut SoftCx, page: u64, sqe: &Sqe, len: u64) -> Result<(), Failure> {
         let second = Prp(sqe.prp2);
         if len > page {
             if !second.0.is_multiple_of(ENTRY) {

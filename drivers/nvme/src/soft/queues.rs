@@ -7,11 +7,14 @@
 
 use std::sync::atomic::Ordering;
 
-use doorbell::dma::Fault;
+use doorbell::dma::{Access, Fault};
 use doorbell::queues::mem::{Word, Word32};
 use doorbell::soft::SoftCx;
 
-use crate::spec::{Cqe, Sqe};
+use crate::spec::{Cqe, Sqe, Status};
+
+/// The phase tag in the second word of a completion (base 3.3.3.2: dword 3, bit 16).
+const PHASE_BIT: u32 = 48;
 
 /// What a look at a tail doorbell showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub(crate) enum Look {
 pub(crate) enum Life {
     /// Commands are fetched.
     Running,
+    /// A command that was fetched could not be started yet: it lies in `Queues::stash`.
+    Stalled,
     /// A Delete I/O Submission Queue waits for the commands under way.
     Deleting,
     /// Its memory cannot be reached by DMA; only deletion is left.
@@ -52,15 +57,13 @@ pub(crate) struct Sq {
     pub(crate) life: Life,
     /// Commands that were fetched and are not complete (parked ones not counted).
     pub(crate) inflight: u32,
-    /// A command that was fetched and could not be started yet.
-    pub(crate) stash: Option<Sqe>,
 }
 
 impl Sq {
     pub(crate) fn new(base: u64, size: u32, cqid: u16, doorbell: Word32) -> Self {
         doorbell.store(0, Ordering::Relaxed);
         let life = Life::Running;
-        Self { doorbell, raw: 0, head: 0, tail: 0, size, base, cqid, life, inflight: 0, stash: None }
+        Self { doorbell, raw: 0, head: 0, tail: 0, size, base, cqid, life, inflight: 0 }
     }
 
     /// Looks at the doorbell.
@@ -78,24 +81,11 @@ impl Sq {
             }
             self.tail = raw;
         }
-        if self.has_work() { Look::Work } else { Look::Idle }
-    }
-
-    /// True if a command can be fetched or started.
-    #[inline]
-    pub(crate) fn has_work(&self) -> bool {
-        (self.head != self.tail || self.stash.is_some()) && self.life == Life::Running
-    }
-
-    /// The next command; call it only if [`Sq::has_work`].
-    #[inline]
-    pub(crate) fn fetch(&mut self, cx: &mut SoftCx) -> Result<Sqe, Fault> {
-        if let Some(sqe) = self.stash.take() {
-            return Ok(sqe);
+        match self.life {
+            Life::Running if self.head != self.tail => Look::Work,
+            Life::Stalled => Look::Work,
+            Life::Running | Life::Deleting | Life::Dead => Look::Idle,
         }
-        let sqe = cx.read(self.base + u64::from(self.head) * size_of::<Sqe>() as u64)?;
-        self.head = next(self.head, self.size);
-        Ok(sqe)
     }
 }
 
@@ -122,6 +112,14 @@ pub(crate) struct Cq {
     pub(crate) users: u32,
     /// Its memory cannot be reached by DMA: completions are dropped.
     pub(crate) dead: bool,
+}
+
+/// A queue's memory cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// It is one of the admin queues.
+    pub(crate) admin: bool,
+    pub(crate) fault: Fault,
 }
 
 /// The completion queue head doorbell holds a value that cannot be.
@@ -181,15 +179,17 @@ impl Cq {
         self.free += 1;
     }
 
-    /// Stores a completion in an entry that was reserved. The phase is set here.
+    /// Stores a completion in an entry that was reserved. The phase is set here; with `flip` to the
+    /// wrong value (fault injection).
     #[inline]
-    pub(crate) fn post(&mut self, cx: &mut SoftCx, mut cqe: Cqe, flip: bool) -> Result<(), Fault> {
+    fn post(&mut self, cx: &mut SoftCx, [low, high]: [u64; 2], flip: bool) -> Result<(), Fault> {
         if self.dead {
             return Ok(());
         }
-        cqe.status_phase = cqe.status_phase & !1 | u16::from(self.phase != flip);
+        // As words: a store of 8 bytes right after one of 2 to the same place would stall.
+        let phased = high | u64::from(self.phase != flip) << PHASE_BIT;
         let at = self.base + u64::from(self.tail) * size_of::<Cqe>() as u64;
-        cx.store_entry(at, &cqe, Cqe::PHASE_WORD)?;
+        cx.store_entry(at, &[low, phased], Cqe::PHASE_WORD)?;
         self.tail = next(self.tail, self.size);
         self.phase ^= self.tail == 0;
         self.unsignalled = true;
@@ -226,8 +226,23 @@ pub(crate) struct Queues {
     cqs: Vec<Option<Cq>>,
     /// Identifiers of the submission queues that exist, ascending: the polling order.
     pub(crate) active: Vec<u16>,
+    /// Per submission queue that is stalled: the command that could not be started.
+    stash: Vec<Sqe>,
     /// A completion queue had no room at the last look: someone must look again.
     pub(crate) starved: bool,
+}
+
+/// What an attempt to fetch a command came to.
+#[derive(Debug)]
+pub(crate) enum Fetch {
+    /// A command, for which a completion entry is taken. True if it was stalled before.
+    Command(bool),
+    /// There is none, or the queue does not fetch.
+    None,
+    /// The completion queue is full. If its head doorbell holds what it cannot: that.
+    Full(Option<BadHead>),
+    /// The entry cannot be read.
+    Lost(Fault),
 }
 
 impl Queues {
@@ -238,6 +253,7 @@ impl Queues {
             sqs: (0..count).map(|_| None).collect(),
             cqs: (0..count).map(|_| None).collect(),
             active: Vec::with_capacity(count),
+            stash: vec![Sqe::default(); count],
             starved: false,
         }
     }
@@ -250,6 +266,117 @@ impl Queues {
     #[inline]
     pub(crate) fn cq(&mut self, id: u16) -> Option<&mut Cq> {
         self.cqs.get_mut(usize::from(id))?.as_mut()
+    }
+
+    /// Fetches the next command of a queue into `sqe`, if its completion can be posted.
+    #[inline]
+    pub(crate) fn fetch(&mut self, cx: &mut SoftCx, sqid: u16, sqe: &mut Sqe) -> Fetch {
+        let Some(sq) = self.sqs.get_mut(usize::from(sqid)).and_then(Option::as_mut) else {
+            return Fetch::None;
+        };
+        if sq.life != Life::Running {
+            return self.unstall(sqid, sqe);
+        }
+        if sq.head == sq.tail {
+            return Fetch::None;
+        }
+        let Some(cq) = self.cqs.get_mut(usize::from(sq.cqid)).and_then(Option::as_mut) else {
+            return Fetch::None;
+        };
+        if !cq.has_room() {
+            let looked = cq.look();
+            if !cq.has_room() {
+                self.starved = true;
+                return Fetch::Full(looked.err());
+            }
+        }
+        let at = sq.base + u64::from(sq.head) * size_of::<Sqe>() as u64;
+        // In place, and in one piece: neither the queue nor a mapping begins inside of an entry.
+        let read = cx.pieces(at, size_of::<Sqe>(), Access::Read, |piece| {
+            let _ = piece.memory.copy_out(piece.offset, bytemuck::bytes_of_mut(sqe));
+        });
+        if let Err(fault) = read {
+            return Fetch::Lost(fault);
+        }
+        sq.head = next(sq.head, sq.size);
+        sq.inflight += 1;
+        cq.reserve();
+        Fetch::Command(false)
+    }
+
+    /// Takes up the command of a stalled queue again.
+    #[cold]
+    fn unstall(&mut self, sqid: u16, sqe: &mut Sqe) -> Fetch {
+        match self.take_stalled(sqid) {
+            Some(stalled) => *sqe = stalled,
+            None => return Fetch::None,
+        }
+        Fetch::Command(true)
+    }
+
+    /// The command that a queue is stalled on. The queue goes on without it.
+    pub(crate) fn take_stalled(&mut self, sqid: u16) -> Option<Sqe> {
+        let sq = self.sq(sqid).filter(|sq| sq.life == Life::Stalled)?;
+        sq.life = Life::Running;
+        self.stash.get(usize::from(sqid)).copied()
+    }
+
+    /// A command that was fetched cannot be started now: the queue waits for it.
+    pub(crate) fn stall(&mut self, sqid: u16, sqe: &Sqe) {
+        if let Some(stash) = self.stash.get_mut(usize::from(sqid)) {
+            *stash = *sqe;
+        }
+        if let Some(sq) = self.sq(sqid) {
+            sq.life = Life::Stalled;
+        }
+    }
+
+    /// The command that a queue is stalled on, if any.
+    pub(crate) fn stalled(&mut self, sqid: u16) -> Option<&Sqe> {
+        self.sq(sqid).filter(|sq| sq.life == Life::Stalled)?;
+        self.stash.get(usize::from(sqid))
+    }
+
+    /// Posts the completion of a command that was fetched.
+    ///
+    /// # Errors
+    /// [`Lost`] if the completion queue's memory cannot be reached; it is dead from then on.
+    #[inline]
+    pub(crate) fn complete(
+        &mut self,
+        cx: &mut SoftCx,
+        (sqid, cid): (u16, u16),
+        status: Status,
+        dword: u32,
+    ) -> Result<(), Lost> {
+        let Some(sq) = self.sqs.get_mut(usize::from(sqid)).and_then(Option::as_mut) else {
+            return Ok(());
+        };
+        sq.inflight -= 1;
+        let cqid = sq.cqid;
+        let cqe = Cqe { dw0: dword, ..Cqe::new(cid, sqid, sq.head as u16, status, false) };
+        self.post(cx, cqid, cqe.words(), false)
+    }
+
+    /// Posts any completion in an entry that was taken.
+    ///
+    /// # Errors
+    /// As [`Queues::complete`].
+    #[inline]
+    pub(crate) fn post(
+        &mut self,
+        cx: &mut SoftCx,
+        cqid: u16,
+        cqe: [u64; 2],
+        flip: bool,
+    ) -> Result<(), Lost> {
+        let Some(cq) = self.cqs.get_mut(usize::from(cqid)).and_then(Option::as_mut) else {
+            return Ok(());
+        };
+        cq.post(cx, cqe, flip).map_err(|fault| {
+            cq.dead = true;
+            Lost { admin: cqid == 0, fault }
+        })
     }
 
     pub(crate) fn has_sq(&self, id: u16) -> bool {

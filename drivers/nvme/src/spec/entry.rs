@@ -117,6 +117,15 @@ impl Cqe {
         Self { dw0: 0, dw1: 0, sqhd, sqid, cid, status_phase: status.0 << 1 | phase as u16 }
     }
 
+    /// As two little-endian words, built in registers: dwords 0 and 1, dwords 2 and 3.
+    #[must_use]
+    #[inline]
+    pub const fn words(self) -> [u64; 2] {
+        let low = self.dw0 as u64 | (self.dw1 as u64) << 32;
+        let queue = self.sqhd as u64 | (self.sqid as u64) << 16;
+        [low, queue | (self.cid as u64) << 32 | (self.status_phase as u64) << 48]
+    }
+
     /// Phase tag (base 3.3.3.2: "P").
     #[must_use]
     #[inline]
@@ -158,6 +167,7 @@ mod tests {
         assert!(cqe.phase());
         assert_eq!(cqe.status(), Status::LBA_OUT_OF_RANGE.dnr());
         let bytes: [u8; 16] = bytemuck::cast(cqe);
+        assert_eq!(bytes, bytemuck::cast::<_, [u8; 16]>(cqe.words()));
         let word = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
         assert!(Cqe::word_phase(word));
         assert!(!Cqe::word_phase(word & !(1 << 16)));

@@ -18,7 +18,7 @@ impl SoftNvme {
     pub(super) fn abort(&mut self, cx: &mut SoftCx, sqe: &Sqe) -> Reply {
         let (sqid, cid) = (Abort10(sqe.cdw10).sqid(), Abort10(sqe.cdw10).cid());
         let aborted = Failure::new(Status::ABORT_REQUESTED);
-        if let Some(origin) = self.take_stashed(sqid, cid) {
+        if let Some(origin) = self.take_stalled(sqid, cid) {
             self.complete(cx, origin, Err(aborted));
             return Ok(Outcome::Done(0));
         }
@@ -35,10 +35,9 @@ impl SoftNvme {
     }
 
     /// A command that was fetched and waits for a job slot.
-    fn take_stashed(&mut self, sqid: u16, cid: u16) -> Option<Origin> {
-        let sq = self.queues.sq(sqid)?;
-        let sqe = sq.stash.take_if(|sqe| sqe.cid == cid)?;
-        Some(Origin { sqid, cid, nsid: sqe.nsid })
+    fn take_stalled(&mut self, sqid: u16, cid: u16) -> Option<Origin> {
+        self.queues.stalled(sqid).filter(|sqe| sqe.cid == cid)?;
+        self.queues.take_stalled(sqid).map(|sqe| Origin::of(sqid, &sqe))
     }
 
     /// Stops one command under way that `matches`, if there is one that can be stopped. The caller

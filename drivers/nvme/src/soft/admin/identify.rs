@@ -35,7 +35,8 @@ impl SoftNvme {
 
     fn identify_page(&self, sqe: &Sqe) -> Result<Vec<u8>, Failure> {
         let cns = Cns(Identify10(sqe.cdw10).cns());
-        let by_set = matches!(cns, Cns::NAMESPACE_CSI | Cns::CONTROLLER_CSI | Cns::ACTIVE_NAMESPACES_CSI);
+        let by_set =
+            matches!(cns, Cns::NAMESPACE_CSI | Cns::CONTROLLER_CSI | Cns::ACTIVE_NAMESPACES_CSI);
         if by_set && Identify11(sqe.cdw11).csi() != csi::NVM {
             return Err(Failure::invalid(byte::CDW11 + 3, 0));
         }
@@ -161,7 +162,9 @@ fn independent(ns: &Namespace) -> IdentifyNamespaceIndependent {
 /// Namespace Identification Descriptors (base 5.17.2.3).
 fn descriptors(ns: &Namespace) -> Vec<u8> {
     let mut page = Vec::with_capacity(IDENTIFY_BYTES);
-    for (nidt, id) in [(nidt::NGUID, &ns.guid[..]), (nidt::UUID, &ns.guid), (nidt::CSI, &[csi::NVM])] {
+    for (nidt, id) in
+        [(nidt::NGUID, &ns.guid[..]), (nidt::UUID, &ns.guid), (nidt::CSI, &[csi::NVM])]
+    {
         let header = DescriptorHeader { nidt, nidl: id.len() as u8, reserved2: 0 };
         page.extend_from_slice(bytes_of(&header));
         page.extend_from_slice(id);

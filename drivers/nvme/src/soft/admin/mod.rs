@@ -47,14 +47,16 @@ pub(crate) fn check_flags(sqe: &Sqe) -> Result<(), Failure> {
 }
 
 impl SoftNvme {
-    /// Executes an admin command.
+    /// Executes an admin command. Kept out of line, away from the I/O path.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn admin(&mut self, cx: &mut SoftCx, sqe: &Sqe) -> Reply {
         let opcode = AdminOpcode(sqe.opcode);
         if !SUPPORTED.contains(&opcode) {
             return Err(Failure::field(Status::INVALID_OPCODE, byte::OPCODE, 0));
         }
         check_flags(sqe)?;
-        let origin = Origin { sqid: 0, cid: sqe.cid, nsid: sqe.nsid };
+        let origin = Origin::of(0, sqe);
         match opcode {
             AdminOpcode::CREATE_IO_CQ => self.create_cq(cx, sqe),
             AdminOpcode::CREATE_IO_SQ => self.create_sq(cx, sqe),

@@ -101,17 +101,20 @@ impl SoftNvme {
     pub(super) fn delete_sq(&mut self, cx: &mut SoftCx, sqe: &Sqe) -> Reply {
         let qid = CreateQueue10(sqe.cdw10).qid();
         let live = |sq: &&mut Sq| qid != 0 && sq.life != Life::Deleting;
-        let Some(sq) = self.queues.sq(qid).filter(live) else { return Err(BAD_QUEUE_ID) };
-        sq.life = Life::Deleting;
-        let stashed = sq.stash.take();
-        if let Some(stashed) = stashed {
-            let origin = Origin { sqid: qid, cid: stashed.cid, nsid: stashed.nsid };
+        if self.queues.sq(qid).filter(live).is_none() {
+            return Err(BAD_QUEUE_ID);
+        }
+        if let Some(stalled) = self.queues.take_stalled(qid) {
+            let origin = Origin::of(qid, &stalled);
             self.complete(cx, origin, Err(Failure::new(Status::ABORTED_SQ_DELETION)));
+        }
+        if let Some(sq) = self.queues.sq(qid) {
+            sq.life = Life::Deleting;
         }
         while let Some(origin) = self.stop_one(|origin| origin.sqid == qid) {
             self.complete(cx, origin, Err(Failure::new(Status::ABORTED_SQ_DELETION)));
         }
-        let origin = Origin { sqid: 0, cid: sqe.cid, nsid: sqe.nsid };
+        let origin = Origin::of(0, sqe);
         self.deletions.push(Deletion { origin, sqid: qid });
         Ok(Outcome::Pending)
     }

@@ -32,7 +32,9 @@ impl FileBackend {
         let failed = |problem: String| OptionError::Image { path: path.to_owned(), problem };
         let file = OpenOptions::new().read(true).write(!readonly).open(path).map_err(|error| {
             let todo = match error.kind() {
-                std::io::ErrorKind::NotFound => "; make it first, for example: truncate -s 64M PATH",
+                std::io::ErrorKind::NotFound => {
+                    "; make it first, for example: truncate -s 64M PATH"
+                }
                 std::io::ErrorKind::PermissionDenied => "; change its mode, or add readonly=yes",
                 std::io::ErrorKind::IsADirectory => "; name a file or a block device",
                 _ => "",
@@ -49,7 +51,9 @@ impl FileBackend {
             FlockOperation::NonBlockingLockExclusive
         };
         flock(&file, lock).map_err(|errno| match errno {
-            Errno::WOULDBLOCK => failed("another process has it in use; stop that first".to_owned()),
+            Errno::WOULDBLOCK => {
+                failed("another process has it in use; stop that first".to_owned())
+            }
             other => failed(format!("it cannot be locked: {other}")),
         })?;
         // Works for block devices too, whose metadata has no length.
@@ -65,6 +69,7 @@ impl FileBackend {
     /// False if the file ends before `end`: it was truncated, and a write would make it grow again.
     pub(crate) fn reaches(&self, end: u64) -> bool {
         !self.regular
-            || fstat(&self.file).is_ok_and(|stat| u64::try_from(stat.st_size).is_ok_and(|len| len >= end))
+            || fstat(&self.file)
+                .is_ok_and(|stat| u64::try_from(stat.st_size).is_ok_and(|len| len >= end))
     }
 }

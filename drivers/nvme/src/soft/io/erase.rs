@@ -14,7 +14,7 @@ const AT_ONCE: u64 = 64 * 1024;
 
 impl SoftNvme {
     /// Write Zeroes. It moves no data, so MDTS does not limit it.
-    pub(super) fn write_zeroes(&mut self, origin: Origin, sqe: &Sqe) -> Reply {
+    pub(super) fn write_zeroes(&mut self, sqid: u16, sqe: &Sqe) -> Reply {
         let ns = self.namespaces.for_io(sqe.nsid)?;
         let cdw12 = Rw12(sqe.cdw12);
         let blocks = ns.range(sqe.cdw10_11(), u64::from(cdw12.nlb()) + 1)?;
@@ -31,21 +31,21 @@ impl SoftNvme {
         let durable = cdw12.fua() || !self.features.cache.wce();
         let purpose = Purpose::Zeroes { durable };
         let kind = Kind::Erase(Erasure::of(purpose, blocks.at, blocks.len, cdw12.deac()));
-        let started =
-            self.jobs.start(&mut self.namespaces, Some(origin), sqe.nsid, kind, |job| {
+        let started = self.jobs.start(
+            &mut self.namespaces,
+            Some(Origin::of(sqid, sqe)),
+            sqe.nsid,
+            kind,
+            |job| {
                 (job.at, job.len) = (blocks.at, blocks.len);
-            });
+            },
+        );
         Ok(if started { Outcome::Pending } else { Outcome::Busy })
     }
 
     /// Dataset Management. Of its attributes only Deallocate does anything; the rest is advice about
     /// access patterns.
-    pub(super) fn dataset_management(
-        &mut self,
-        cx: &mut SoftCx,
-        origin: Origin,
-        sqe: &Sqe,
-    ) -> Reply {
+    pub(super) fn dataset_management(&mut self, cx: &mut SoftCx, sqid: u16, sqe: &Sqe) -> Reply {
         self.namespaces.for_io(sqe.nsid)?;
         if self.jobs.full() {
             return Ok(Outcome::Busy);
@@ -71,8 +71,7 @@ impl SoftNvme {
         let fill = |job: &mut crate::soft::jobs::Job| {
             job.ranges.extend(ranges.iter().filter(|range| range.nlb > 0));
         };
-        self.jobs.start(&mut self.namespaces, Some(origin), sqe.nsid, kind, fill);
+        self.jobs.start(&mut self.namespaces, Some(Origin::of(sqid, sqe)), sqe.nsid, kind, fill);
         Ok(Outcome::Pending)
     }
 }
-

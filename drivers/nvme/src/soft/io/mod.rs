@@ -33,18 +33,18 @@ const COMPARE: usize = 4096;
 impl SoftNvme {
     /// Executes an I/O command.
     #[inline]
-    pub(crate) fn io(&mut self, cx: &mut SoftCx, origin: Origin, sqe: &Sqe) -> Reply {
+    pub(crate) fn io(&mut self, cx: &mut SoftCx, sqid: u16, sqe: &Sqe) -> Reply {
         let opcode = IoOpcode(sqe.opcode);
         if sqe.flags != 0 && SUPPORTED.contains(&opcode) {
             check_flags(sqe)?;
         }
         match opcode {
-            IoOpcode::READ => self.read(cx, origin, sqe),
-            IoOpcode::WRITE => self.write(cx, origin, sqe),
-            IoOpcode::FLUSH => self.flush(origin, sqe),
-            IoOpcode::COMPARE => self.compare(cx, origin, sqe),
-            IoOpcode::WRITE_ZEROES => self.write_zeroes(origin, sqe),
-            IoOpcode::DATASET_MANAGEMENT => self.dataset_management(cx, origin, sqe),
+            IoOpcode::READ => self.read(cx, sqid, sqe),
+            IoOpcode::WRITE => self.write(cx, sqid, sqe),
+            IoOpcode::FLUSH => self.flush(sqid, sqe),
+            IoOpcode::COMPARE => self.compare(cx, sqid, sqe),
+            IoOpcode::WRITE_ZEROES => self.write_zeroes(sqid, sqe),
+            IoOpcode::DATASET_MANAGEMENT => self.dataset_management(cx, sqid, sqe),
             _ => Err(Failure::field(Status::INVALID_OPCODE, byte::OPCODE, 0)),
         }
     }
@@ -75,7 +75,7 @@ impl SoftNvme {
 
     /// Read (NVM 3.2.4).
     #[inline]
-    fn read(&mut self, cx: &mut SoftCx, origin: Origin, sqe: &Sqe) -> Reply {
+    fn read(&mut self, cx: &mut SoftCx, sqid: u16, sqe: &Sqe) -> Reply {
         let blocks = self.transfer(sqe)?;
         let outcome = match self.namespaces.get(sqe.nsid).map(|ns| &ns.backend) {
             Some(Backend::Ram(ram)) => {
@@ -83,7 +83,7 @@ impl SoftNvme {
                 self.segments.write_from(cx, 0, &ram.memory, blocks.at, blocks.len)?;
                 Outcome::Done(0)
             }
-            Some(Backend::File(_)) => self.start(cx, origin, sqe, Kind::Read, blocks)?,
+            Some(Backend::File(_)) => self.start(cx, sqid, sqe, Kind::Read, blocks)?,
             Some(Backend::Null) | None => Outcome::Done(0),
         };
         if outcome != Outcome::Busy {
@@ -95,7 +95,7 @@ impl SoftNvme {
 
     /// Write (NVM 3.2.6).
     #[inline]
-    fn write(&mut self, cx: &mut SoftCx, origin: Origin, sqe: &Sqe) -> Reply {
+    fn write(&mut self, cx: &mut SoftCx, sqid: u16, sqe: &Sqe) -> Reply {
         let blocks = self.transfer(sqe)?;
         let durable = self.is_durable(sqe);
         let Some(ns) = self.namespaces.get(sqe.nsid) else { return Ok(Outcome::Done(0)) };
@@ -106,7 +106,7 @@ impl SoftNvme {
                 self.segments.read_into(cx, 0, &ram.memory, blocks.at, blocks.len)?;
                 Outcome::Done(0)
             }
-            Backend::File(_) => self.start(cx, origin, sqe, Kind::Write { durable }, blocks)?,
+            Backend::File(_) => self.start(cx, sqid, sqe, Kind::Write { durable }, blocks)?,
             Backend::Null => Outcome::Done(0),
         };
         if outcome != Outcome::Busy {
@@ -117,14 +117,14 @@ impl SoftNvme {
     }
 
     /// Compare (NVM 3.2.1). A null namespace has no data to compare: it is equal to anything.
-    fn compare(&mut self, cx: &mut SoftCx, origin: Origin, sqe: &Sqe) -> Reply {
+    fn compare(&mut self, cx: &mut SoftCx, sqid: u16, sqe: &Sqe) -> Reply {
         let blocks = self.transfer(sqe)?;
         match self.namespaces.get(sqe.nsid).map(|ns| &ns.backend) {
             Some(Backend::Ram(ram)) => {
                 self.segments.resolve(cx, self.regs.page_size(), sqe, blocks.len)?;
                 equal(&self.segments, cx, &ram.memory, blocks)?;
             }
-            Some(Backend::File(_)) => return self.start(cx, origin, sqe, Kind::Compare, blocks),
+            Some(Backend::File(_)) => return self.start(cx, sqid, sqe, Kind::Compare, blocks),
             Some(Backend::Null) | None => {}
         }
         self.stats.reads += 1;
@@ -134,7 +134,7 @@ impl SoftNvme {
 
     /// Flush (base 7.1). Data in memory is where it will ever be.
     #[inline]
-    fn flush(&mut self, origin: Origin, sqe: &Sqe) -> Reply {
+    fn flush(&mut self, sqid: u16, sqe: &Sqe) -> Reply {
         let (first, last) = if sqe.nsid == NSID_ALL {
             (1, self.namespaces.count())
         } else {
@@ -150,7 +150,8 @@ impl SoftNvme {
         let nsid = if first == last { first } else { 0 };
         let kind = Kind::Flush { last };
         let fill = |job: &mut super::jobs::Job| job.at = first.into();
-        let started = self.jobs.start(&mut self.namespaces, Some(origin), nsid, kind, fill);
+        let started =
+            self.jobs.start(&mut self.namespaces, Some(Origin::of(sqid, sqe)), nsid, kind, fill);
         Ok(if started { Outcome::Pending } else { Outcome::Busy })
     }
 
@@ -164,7 +165,7 @@ impl SoftNvme {
     fn start(
         &mut self,
         cx: &mut SoftCx,
-        origin: Origin,
+        sqid: u16,
         sqe: &Sqe,
         kind: Kind,
         blocks: Blocks,
@@ -174,7 +175,7 @@ impl SoftNvme {
         }
         self.resolve(cx, sqe, blocks.len)?;
         let segments = &mut self.segments;
-        self.jobs.start(&mut self.namespaces, Some(origin), sqe.nsid, kind, |job| {
+        self.jobs.start(&mut self.namespaces, Some(Origin::of(sqid, sqe)), sqe.nsid, kind, |job| {
             std::mem::swap(&mut job.segments, segments);
             (job.at, job.len) = (blocks.at, blocks.len);
         });

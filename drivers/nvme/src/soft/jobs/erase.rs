@@ -163,7 +163,11 @@ fn operate(tools: &mut Tools<'_>, nsid: u32, erasure: &mut Erasure) -> Step {
 fn account(erasure: &mut Erasure, result: i32) -> Result<(), Failure> {
     if result >= 0 {
         // fallocate gives 0 for all of it, a write gives its bytes.
-        let done = if erasure.way == Way::Write { u64::from(result.unsigned_abs()) } else { erasure.pending };
+        let done = if erasure.way == Way::Write {
+            u64::from(result.unsigned_abs())
+        } else {
+            erasure.pending
+        };
         if !erasure.syncing {
             erasure.at = (erasure.at + done).min(erasure.end);
         }

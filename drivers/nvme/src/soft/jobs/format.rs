@@ -59,12 +59,7 @@ pub(super) fn step(
     step
 }
 
-fn advance(
-    job: &Job,
-    tools: &mut Tools<'_>,
-    format: &mut Formatting,
-    result: Option<i32>,
-) -> Step {
+fn advance(job: &Job, tools: &mut Tools<'_>, format: &mut Formatting, result: Option<i32>) -> Step {
     let now = format.now;
     let Some((bytes, jobs)) = tools.ns.get(now).map(|ns| (ns.bytes, ns.jobs)) else {
         return Step::End(Err(Failure::new(Status::INTERNAL_ERROR)));

@@ -198,9 +198,10 @@ impl Jobs {
     fn slice(&mut self, cx: &mut SoftCx, ns: &mut Namespaces) {
         for _ in 0..self.runnable.len() {
             let Some(slot) = self.runnable.pop_front() else { return };
-            let heavy = self.slots.get(usize::from(slot)).is_some_and(|job| {
-                matches!(job.kind, Kind::Erase(_) | Kind::Format(_))
-            });
+            let heavy = self
+                .slots
+                .get(usize::from(slot))
+                .is_some_and(|job| matches!(job.kind, Kind::Erase(_) | Kind::Format(_)));
             self.step(cx, ns, slot, None);
             if heavy {
                 break;
@@ -223,7 +224,9 @@ impl Jobs {
     }
 
     fn step(&mut self, cx: &mut SoftCx, ns: &mut Namespaces, slot: u16, result: Option<i32>) {
-        let Some(job) = self.slots.get_mut(usize::from(slot)).filter(|job| job.live) else { return };
+        let Some(job) = self.slots.get_mut(usize::from(slot)).filter(|job| job.live) else {
+            return;
+        };
         let mut tools = Tools { cx, ns, ring: self.ring.as_mut(), slot };
         let step = match job.kind {
             Kind::Format(format) => format::step(job, &mut tools, format, result),

@@ -83,7 +83,8 @@ fn a_head_that_passes_what_was_posted() {
 #[test]
 fn a_bad_head_does_not_overwrite_completions() {
     let (mut bench, mut pair) = bench();
-    let cids: Vec<u16> = (0..15).map(|_| bench.push(&mut pair, Sqe::io(IoOpcode::FLUSH, 1))).collect();
+    let cids: Vec<u16> =
+        (0..15).map(|_| bench.push(&mut pair, Sqe::io(IoOpcode::FLUSH, 1))).collect();
     bench.ring(&pair);
     bench.settle();
     bench.head(1, 99);

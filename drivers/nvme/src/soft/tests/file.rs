@@ -96,7 +96,8 @@ fn flushes_and_the_write_cache_feature() {
     bench.succeeds(&mut pair, Sqe::io(IoOpcode::FLUSH, 1));
     bench.succeeds(&mut pair, Sqe::io(IoOpcode::FLUSH, NSID_ALL));
     let at = bench.alloc(4096);
-    let identify = Sqe { prp1: at, cdw10: Cns::CONTROLLER.0.into(), ..Sqe::admin(AdminOpcode::IDENTIFY) };
+    let identify =
+        Sqe { prp1: at, cdw10: Cns::CONTROLLER.0.into(), ..Sqe::admin(AdminOpcode::IDENTIFY) };
     assert_eq!(bench.admin(identify).status(), Status::SUCCESS);
     assert_eq!(bench.get_as::<IdentifyController>(at).vwc, 0b111);
     let fid = FeatureId::VOLATILE_WRITE_CACHE.0;
@@ -135,7 +136,8 @@ fn zeroes_and_holes() {
     let zeroes = rw(IoOpcode::WRITE_ZEROES, 0, 512, 0);
     bench.succeeds(&mut pair, zeroes);
     let list = bench.alloc(4096);
-    let ranges = [DsmRange { slba: 512, nlb: 256, cattr: 0 }, DsmRange { slba: 768, nlb: 256, cattr: 0 }];
+    let ranges =
+        [DsmRange { slba: 512, nlb: 256, cattr: 0 }, DsmRange { slba: 768, nlb: 256, cattr: 0 }];
     bench.put(list, bytemuck::cast_slice(&ranges));
     let deallocate = Sqe {
         prp1: list,
@@ -194,7 +196,8 @@ fn a_sleeping_controller_is_woken_by_its_ring() {
     bench.dev.serve(&mut bench.cx);
     let idle = bench.dev.idle();
     assert_eq!(idle.fds.len(), 1);
-    let mut fds = [rustix::event::PollFd::from_borrowed_fd(idle.fds[0], rustix::event::PollFlags::IN)];
+    let mut fds =
+        [rustix::event::PollFd::from_borrowed_fd(idle.fds[0], rustix::event::PollFlags::IN)];
     let limit = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
     assert_eq!(rustix::event::poll(&mut fds, Some(&limit)).unwrap(), 1);
     bench.settle();
@@ -308,9 +311,14 @@ fn images_that_cannot_be_used_say_why_in_one_line() {
         (make("half", 512), vec![("lba", "4096")], "round it up: truncate -s 4096"),
     ] {
         let mut options = vec![("image".to_owned(), path.clone())];
-        options.extend(more.iter().map(|(key, value): &(&str, &str)| ((*key).into(), (*value).into())));
+        options.extend(
+            more.iter().map(|(key, value): &(&str, &str)| ((*key).into(), (*value).into())),
+        );
         let error = crate::soft::build(&options).err().unwrap();
-        assert!(error.contains(says) && error.contains("image=") && !error.contains('\n'), "{error}");
+        assert!(
+            error.contains(says) && error.contains("image=") && !error.contains('\n'),
+            "{error}"
+        );
     }
     let path = make("good", 4096);
     let options = [("image".to_owned(), path)];
@@ -320,7 +328,8 @@ fn images_that_cannot_be_used_say_why_in_one_line() {
     drop(first);
     let readonly = ("readonly".to_owned(), "yes".to_owned());
     let options = [options[0].clone(), readonly];
-    let (_one, _two) = (crate::soft::build(&options).unwrap(), crate::soft::build(&options).unwrap());
+    let (_one, _two) =
+        (crate::soft::build(&options).unwrap(), crate::soft::build(&options).unwrap());
 }
 
 #[test]

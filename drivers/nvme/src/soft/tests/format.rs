@@ -14,7 +14,12 @@ fn format(nsid: u32, cdw10: Format10) -> Sqe {
 impl Bench {
     fn namespace(&mut self, nsid: u32) -> IdentifyNamespace {
         let at = self.alloc(4096);
-        let sqe = Sqe { nsid, prp1: at, cdw10: Cns::NAMESPACE.0.into(), ..Sqe::admin(AdminOpcode::IDENTIFY) };
+        let sqe = Sqe {
+            nsid,
+            prp1: at,
+            cdw10: Cns::NAMESPACE.0.into(),
+            ..Sqe::admin(AdminOpcode::IDENTIFY)
+        };
         assert_eq!(self.admin(sqe).status(), Status::SUCCESS);
         self.get_as(at)
     }

@@ -7,8 +7,16 @@ use super::*;
 /// Entries that are nearly right are worth more than noise.
 fn sqe(admin: bool) -> impl Strategy<Value = Sqe> {
     let opcode = if admin {
-        prop_oneof![Just(0x02u8), Just(0x06), Just(0x08), Just(0x09), Just(0x0a), Just(0x05), any::<u8>()]
-            .boxed()
+        prop_oneof![
+            Just(0x02u8),
+            Just(0x06),
+            Just(0x08),
+            Just(0x09),
+            Just(0x0a),
+            Just(0x05),
+            any::<u8>()
+        ]
+        .boxed()
     } else {
         prop_oneof![Just(0u8), Just(1), Just(2), Just(5), Just(8), Just(9), any::<u8>()].boxed()
     };

@@ -1,8 +1,8 @@
 //! Create and Delete I/O queues: every status code; sharing, wrapping, full queues.
 
 use super::*;
-use crate::spec::feature::{Features10, NumberOfQueues};
 use crate::spec::FeatureId;
+use crate::spec::feature::{Features10, NumberOfQueues};
 
 const SQ: AdminOpcode = AdminOpcode::DELETE_IO_SQ;
 const CQ: AdminOpcode = AdminOpcode::DELETE_IO_CQ;
