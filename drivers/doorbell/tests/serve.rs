@@ -11,10 +11,10 @@ fn status_shows_the_device_and_that_nobody_is_there() {
     let status = broker.status();
     assert_eq!(status["device"]["driver"], "nvme");
     assert_eq!(status["broker_pid"], broker.process.pid());
-    let queues = |session: &serde_json::Value| session["queues"].as_array().unwrap().len();
-    assert!(status["sessions"].as_array().unwrap().iter().all(|session| queues(session) == 0));
+    assert_eq!(status["sessions"].as_array().unwrap().len(), 0);
     let text = broker.ask(&["status"]).text();
     assert!(text.contains("soft:nvme,ram=8M") && text.contains("driver nvme"), "{text}");
+    assert!(text.contains("no clients"), "{text}");
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn what_is_written_is_read_again_and_is_in_the_image() {
     let image = folder.path().join("disk.img");
     file(&image, 8 << 20);
     let broker = Broker::serve(&format!("soft:nvme,image={}", image.display()));
-    let data: Vec<u8> = (0..1_536_000_u32).map(|at| (at * 7 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..1_536_000_u32).map(|at| ((at * 7) >> 3) as u8).collect();
     let source = folder.path().join("data");
     std::fs::write(&source, &data).unwrap();
     let source = source.to_str().unwrap();

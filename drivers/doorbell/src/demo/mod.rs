@@ -18,6 +18,7 @@ pub(crate) mod dice;
 mod image;
 mod measure;
 mod narrate;
+mod programs;
 pub(crate) mod role;
 mod summary;
 mod supervise;
@@ -51,6 +52,10 @@ pub(crate) fn run(args: &Demo) -> Result<()> {
     let narrator = Narrator::new(args.json);
     let seed = args.seed.unwrap_or_else(random_seed);
     let folder = Folder::make(args.keep.as_deref())?;
+    // Better to learn now than in the end that it cannot be written.
+    let report = File::create(&args.report)
+        .with_context(|| format!("cannot write the report to {}", args.report.display()))?;
+    drop(report);
     narrator.step(&format!("making a disk image (seed {seed})"));
     let image = Image::make(folder.path(), seed)?;
     let about = format!(
