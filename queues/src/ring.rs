@@ -214,3 +214,7 @@ impl<P: QueueProtocol, C: CellArray> CompletionRing<P, C> {
         u32::from(self.head.get())
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

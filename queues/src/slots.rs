@@ -34,7 +34,7 @@ enum State {
     Done,
     /// Completed while a future looked at the ring; the next `reap` hands it to its callback.
     Deferred,
-    /// Its queue ended and its buffer was given back. Never used again.
+    /// Its queue ended and its buffer was given back; the completion may still lie in the ring.
     Lost,
 }
 
@@ -216,8 +216,11 @@ impl<O: Copy, B> SlotTable<O, B> {
                 let direct = state == State::Direct;
                 Ok(if direct { Settled::Direct(buffer) } else { Settled::Orphan(buffer) })
             }
-            // Its future knows that the outcome is lost; a completion that comes after all is none.
-            State::Lost => Ok(Settled::Kept(None)),
+            // Its future was told that the outcome is lost, and has the buffer.
+            State::Lost => {
+                self.release(index, slot);
+                Ok(Settled::Kept(None))
+            }
             State::Done | State::Deferred => Err(Violation::StaleTag(tag)),
             State::Free | State::Reserved => Err(Violation::UnknownTag(tag)),
         }
@@ -288,7 +291,7 @@ impl<O: Copy, B> SlotTable<O, B> {
     /// The future of a command is gone. What comes back is its buffer, if the device is done with
     /// it, and the waker that was there:
     /// * completed: the slot is free again;
-    /// * the queue ended and is `quiesced`: the slot stays out of use;
+    /// * the queue ended and is `quiesced`: the completion, if it still comes, is nobody's;
     /// * in flight: no buffer; it stays until the completion.
     pub(crate) fn abandon(&self, tag: Tag, quiesced: bool) -> (Option<B>, Option<Waker>) {
         let slot = self.slot_of(tag);

@@ -168,7 +168,8 @@ impl Claimed {
             }
         });
         let limits = Limits { limit: spec.time_limit, report };
-        let line = Line::new(Eventfd::from(interrupt), Arc::new(Fate::new()), Some(limits));
+        let (fate, commands) = (Arc::new(Fate::new()), spec.depth as u16);
+        let line = Line::new(Eventfd::from(interrupt), fate, Some(limits), commands);
         let line = Arc::new(line);
         lease.inner.link.register(queue, &line);
         Ok(Self { lease, grant, spec, line, armed, submission_doorbell, completion_doorbell })

@@ -1,6 +1,5 @@
 //! [`Line`]: one interrupt, and all the tasks that are parked on it.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,12 +33,72 @@ struct Entry {
     since: u64,
 }
 
-#[derive(Debug, Default)]
+/// The tasks that are parked on a line.
+///
+/// A command's entry lies at its slot: the low bits of its tag ([`doorbell_queues::slots`]). Only the
+/// command that has the slot now can have a future, so an entry of an earlier one is overwritten,
+/// and there are no more entries than slots: parking does not allocate.
+///
+/// # Invariants
+/// `listed` has the numbers of at least the slots that hold an entry, and each number once, which the
+/// flag beside the entry tells.
+#[derive(Debug)]
 struct ParkedTasks {
-    by_tag: HashMap<u16, Entry>,
+    slots: Vec<(Option<Entry>, bool)>,
+    listed: Vec<u16>,
     others: Vec<Entry>,
     /// Wakers on their way out; kept for its capacity.
     leaving: Vec<Waker>,
+    mask: u16,
+}
+
+impl ParkedTasks {
+    /// `commands` is how many can be in flight on the queue.
+    fn with_room(commands: u16) -> Self {
+        let room = usize::from(commands);
+        Self {
+            slots: Vec::with_capacity(room.next_power_of_two()),
+            listed: Vec::with_capacity(room),
+            others: Vec::with_capacity(8),
+            leaving: Vec::with_capacity(room + 8),
+            mask: (room.next_power_of_two() - 1) as u16,
+        }
+    }
+
+    /// Returns the entry that it replaces.
+    fn put(&mut self, tag: Tag, entry: Entry) -> Option<Entry> {
+        let number = tag.0 & self.mask;
+        let index = usize::from(number);
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, || (None, false));
+        }
+        let (place, listed) = self.slots.get_mut(index)?;
+        let replaced = place.replace(entry);
+        if !std::mem::replace(listed, true) {
+            self.listed.push(number);
+        }
+        replaced
+    }
+
+    fn take(&mut self, tag: Tag) -> Option<Entry> {
+        self.slots.get_mut(usize::from(tag.0 & self.mask))?.0.take()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Entry> {
+        let listed = self.listed.iter().filter_map(|number| self.slots.get(usize::from(*number)));
+        listed.filter_map(|(entry, _)| entry.as_ref()).chain(&self.others)
+    }
+
+    /// Moves every waker to `leaving`.
+    fn drain_into(&mut self, leaving: &mut Vec<Waker>) {
+        for number in self.listed.drain(..) {
+            if let Some((entry, listed)) = self.slots.get_mut(usize::from(number)) {
+                *listed = false;
+                leaving.extend(entry.take().map(|entry| entry.waker));
+            }
+        }
+        leaving.extend(self.others.drain(..).map(|entry| entry.waker));
+    }
 }
 
 /// One interrupt line.
@@ -65,13 +124,19 @@ impl fmt::Debug for Line {
 }
 
 impl Line {
-    pub(crate) fn new(event: Eventfd, fate: Arc<Fate>, limits: Option<Limits>) -> Self {
+    /// `commands` is how many can be in flight on the queue.
+    pub(crate) fn new(
+        event: Eventfd,
+        fate: Arc<Fate>,
+        limits: Option<Limits>,
+        commands: u16,
+    ) -> Self {
         Self {
             event,
             fate,
             fired: AtomicBool::new(false),
             watched: AtomicBool::new(false),
-            parked: Mutex::new(ParkedTasks::default()),
+            parked: Mutex::new(ParkedTasks::with_room(commands)),
             limits,
             epoch: Instant::now(),
         }
@@ -95,7 +160,7 @@ impl Line {
         let replaced = {
             let tasks = &mut *self.tasks();
             match parked.tag {
-                Some(tag) => tasks.by_tag.insert(tag.0, entry),
+                Some(tag) => tasks.put(tag, entry),
                 None => match tasks.others.iter_mut().find(|old| old.waker.will_wake(waker)) {
                     Some(old) => Some(std::mem::replace(old, entry)),
                     None => {
@@ -113,7 +178,7 @@ impl Line {
         let removed = {
             let tasks = &mut *self.tasks();
             match parked.tag {
-                Some(tag) => tasks.by_tag.remove(&tag.0),
+                Some(tag) => tasks.take(tag),
                 None => {
                     let at = tasks.others.iter().position(|entry| entry.waker.will_wake(waker));
                     at.map(|at| tasks.others.swap_remove(at))
@@ -160,8 +225,7 @@ impl Line {
         let mut leaving = {
             let tasks = &mut *self.tasks();
             let mut leaving = std::mem::take(&mut tasks.leaving);
-            leaving.extend(tasks.by_tag.drain().map(|(_, entry)| entry.waker));
-            leaving.extend(tasks.others.drain(..).map(|entry| entry.waker));
+            tasks.drain_into(&mut leaving);
             leaving
         };
         // Wakers are foreign code: they run outside of the lock.
@@ -187,7 +251,7 @@ impl Line {
         let (now, limit) = (self.now(), limits.limit.as_millis() as u64);
         let oldest = {
             let tasks = self.tasks();
-            tasks.by_tag.values().chain(&tasks.others).map(|entry| entry.since >> 1).min()
+            tasks.all().map(|entry| entry.since >> 1).min()
         };
         let Some(oldest) = oldest else { return };
         let age = now.saturating_sub(oldest);
@@ -229,7 +293,7 @@ mod tests {
         let list = Arc::clone(&reported);
         let report = Box::new(move |overdue| list.lock().unwrap().push(overdue));
         let event = Eventfd::new().unwrap();
-        (Line::new(event, Arc::new(Fate::new()), Some(Limits { limit, report })), reported)
+        (Line::new(event, Arc::new(Fate::new()), Some(Limits { limit, report }), 8), reported)
     }
 
     fn parked(tag: Option<u16>) -> Parked {
@@ -276,7 +340,7 @@ mod tests {
         let waker = Waker::from(Arc::clone(&count));
         // One that parked a limit ago. Its task is woken, and told nothing if it does not come back.
         let mut wait = Parked { tag: Some(Tag(7)), since: Some(0) };
-        line.tasks().by_tag.insert(7, Entry { waker: waker.clone(), since: 0 });
+        let _ = line.tasks().put(Tag(7), Entry { waker: waker.clone(), since: 0 });
         line.tick();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert!(reported.lock().unwrap().is_empty());
@@ -297,7 +361,7 @@ mod tests {
         line.event.signal();
         line.tick();
         assert!(!line.take_fired(), "nobody is parked");
-        line.tasks().by_tag.insert(7, Entry { waker, since: 0 });
+        let _ = line.tasks().put(Tag(7), Entry { waker, since: 0 });
         line.tick();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert!(line.take_fired());

@@ -34,6 +34,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use doorbell_queues::slots::MAX_SLOTS;
 use doorbell_queues::{Fate, Interrupt, Word32};
 
 /// An interrupt for a queue of this process that is no client's: a driver's admin queue. `event` is
@@ -55,6 +56,6 @@ pub fn interrupt_with_fate(
     armed: Option<Word32>,
     fate: Arc<Fate>,
 ) -> io::Result<Box<dyn Interrupt + Send>> {
-    let line = Arc::new(line::Line::new(Eventfd::from(event), fate, None));
+    let line = Arc::new(line::Line::new(Eventfd::from(event), fate, None, MAX_SLOTS));
     Ok(Box::new(QueueInterrupt::new(line, armed, None)))
 }

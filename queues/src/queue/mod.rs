@@ -38,8 +38,8 @@ mod tests;
 mod waiting;
 
 pub use parts::{Completed, QueueParts};
-pub use waiting::SlotFree;
 pub(crate) use waiting::ROUNDS;
+pub use waiting::SlotFree;
 
 /// One completion, as the slots settled it.
 struct Reaped<P: QueueProtocol, B> {

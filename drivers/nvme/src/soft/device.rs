@@ -12,6 +12,12 @@ use crate::spec::regs::offset;
 /// room need not ring for it.
 const FULL_QUEUE: Duration = Duration::from_micros(500);
 
+/// How soon operations are handed to the kernel again that it did not take.
+const UNSUBMITTED: Duration = Duration::from_millis(1);
+
+/// The least size of BAR0 in bytes.
+const SMALLEST_BAR: u64 = 16 << 10;
+
 impl SoftNvme {
     /// Bytes of BAR0 from the first doorbell to the end of the last page with one.
     fn doorbell_bytes(&self) -> u64 {
@@ -29,8 +35,9 @@ impl SoftDevice for SoftNvme {
     fn regions(&self) -> Vec<Region> {
         let end = offset::DOORBELLS + self.doorbell_bytes();
         let doorbells = offset::DOORBELLS..end;
-        // A BAR's size is a power of two (PCI local bus 3.0, 6.2.5.1).
-        vec![Region { index: 0, size: end.next_power_of_two(), mappable: vec![doorbells] }]
+        // A power of two (PCI local bus 3.0, 6.2.5.1), and not below 16 KiB (PCIe 3.1.1: MLBAR).
+        let size = end.next_power_of_two().max(SMALLEST_BAR);
+        vec![Region { index: 0, size, mappable: vec![doorbells] }]
     }
 
     fn vectors(&self) -> u16 {
@@ -55,7 +62,9 @@ impl SoftDevice for SoftNvme {
 
     fn idle(&self) -> Idle<'_> {
         let working = self.jobs.ring().filter(|ring| ring.inflight() > 0);
-        let until = self.queues.starved.then(|| Instant::now() + FULL_QUEUE);
+        let full = self.queues.starved.then_some(FULL_QUEUE);
+        let deferred = working.filter(|ring| ring.is_deferred()).map(|_| UNSUBMITTED);
+        let until = full.or(deferred).map(|nap| Instant::now() + nap);
         Idle { fds: working.map(|ring| ring.fd()).into_iter().collect(), until }
     }
 

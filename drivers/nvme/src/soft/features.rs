@@ -1,5 +1,8 @@
 //! Features: their values, and what may be set (base 5.15 and 5.27; NVM 4.1.3).
 //!
+//! Interrupt coalescing is kept and not acted on: it is a recommendation (base 5.27.1.6), and a
+//! completion is never delayed here.
+//!
 //! No feature of this controller can be saved, so "saved" is the default (base 5.15). A controller
 //! reset brings the defaults back.
 
@@ -31,6 +34,9 @@ pub(crate) const FEATURES: [FeatureId; 10] = [
 /// Bits of a temperature sensor selection: the composite temperature, and "all sensors".
 const COMPOSITE: u8 = 0;
 const ALL_SENSORS: u8 = 0xf;
+
+/// Arbitration Burst: no limit.
+const NO_LIMIT: u8 = 7;
 
 /// The values.
 #[derive(Debug, Clone)]
@@ -66,7 +72,7 @@ impl Features {
     pub(crate) fn new(queues: u16, namespaces: u32, has_cache: bool) -> Self {
         let most = NumberOfQueues(0).with_nsq(queues - 1).with_ncq(queues - 1);
         Self {
-            arbitration: Arbitration(0).with_ab(7),
+            arbitration: Arbitration(0).with_ab(NO_LIMIT),
             power: PowerManagement(0),
             over: super::admin::WARNING_TEMPERATURE,
             under: 0,
@@ -84,6 +90,16 @@ impl Features {
     /// The highest I/O submission and completion queue identifiers that were allocated.
     pub(crate) fn allocated(&self) -> (u16, u16) {
         (self.queues.nsq() + 1, self.queues.ncq() + 1)
+    }
+
+    /// Commands that are fetched from one queue before the next one's turn: the arbitration burst,
+    /// as far as the controller goes along with it.
+    #[inline]
+    pub(crate) fn burst(&self) -> u32 {
+        match self.arbitration.ab() {
+            NO_LIMIT => super::BURST,
+            ab => (1 << ab).min(super::BURST),
+        }
     }
 
     /// SMART critical warnings (base 5.16.1.3).

@@ -100,7 +100,7 @@ impl Inject {
     }
 
     /// True if this fault holds from the beginning.
-    pub(crate) fn from_start(&self, kind: InjectKind) -> bool {
+    pub(crate) fn holds_always(&self, kind: InjectKind) -> bool {
         self.armed.iter().any(|fault| fault.kind == kind && fault.at == 0)
     }
 }

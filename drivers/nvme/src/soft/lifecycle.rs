@@ -8,8 +8,8 @@ use doorbell::soft::SoftCx;
 
 use super::SoftNvme;
 use super::inject::InjectKind;
-use super::queues::{Cq, Sq};
 use super::registers::Request;
+use super::rings::{Cq, Sq};
 use crate::spec::regs::offset;
 
 /// Where the controller is on the way from disabled to enabled and back.
@@ -56,7 +56,7 @@ impl SoftNvme {
         match self.phase {
             Phase::Off | Phase::On => return false,
             Phase::Starting => {
-                if !self.jobs.idle() || self.inject.from_start(InjectKind::NeverReady) {
+                if !self.jobs.idle() || self.inject.holds_always(InjectKind::NeverReady) {
                     return false;
                 }
                 self.start_up(cx);
@@ -89,7 +89,7 @@ impl SoftNvme {
     fn start_up(&mut self, cx: &mut SoftCx) {
         self.silence(cx);
         self.regs.disabled();
-        if self.inject.from_start(InjectKind::Fatal) {
+        if self.inject.holds_always(InjectKind::Fatal) {
             self.regs.set_fatal();
             return;
         }
@@ -140,8 +140,8 @@ impl SoftNvme {
 
     /// Faults that hold from the beginning.
     pub(crate) fn inject_at_start(&mut self) {
-        self.regs.gone = self.inject.from_start(InjectKind::AllOnes);
-        if self.inject.from_start(InjectKind::Fatal) {
+        self.regs.gone = self.inject.holds_always(InjectKind::AllOnes);
+        if self.inject.holds_always(InjectKind::Fatal) {
             self.regs.set_fatal();
         }
     }

@@ -4,15 +4,16 @@
 //! It moves real data through the soft IOMMU, to and from memory, files, or nothing. Any driver that
 //! follows the specification can use it. How it is built up:
 //!
-//! * [`registers`]: the register file, and what a write to it asks for.
-//! * [`queues`]: heads, tails, phases; doorbells are believed only as far as they make sense.
-//! * [`admin`], [`io`]: the commands; [`prp`] finds their data.
-//! * [`jobs`]: commands that take longer than a poll, and all file I/O.
-//! * [`namespace`], [`backend`]: what the data is kept in.
-//! * [`features`], [`events`], [`error_log`], [`stats`]: what the host may ask about.
-//! * [`inject`]: faults on request.
+//! * `registers`, `lifecycle`: the register file, and what a write to it starts.
+//! * `rings`, `queues`: heads, tails, phases; doorbells are believed only as far as they make sense.
+//! * `serve`: the poll, from doorbell to completion; `trouble`: when something is wrong.
+//! * `admin`, `io`: the commands; `prp` finds their data.
+//! * `jobs`: commands that take longer than a poll, and all file I/O.
+//! * `namespace`, `backend`: what the data is kept in.
+//! * `features`, `events`, `error_log`, `stats`: what the host may ask about.
+//! * `inject`: faults on request.
 //!
-//! A poll looks at the tail doorbell of each queue that exists, fetches at most [`BURST`] commands
+//! A poll looks at the tail doorbell of each queue that exists, fetches a bounded number of commands
 //! from each, and interrupts once per completion queue that got completions.
 //!
 //! What it does not do: SGLs, metadata and protection information, fused operations, namespace
@@ -21,6 +22,7 @@
 //! it on a bus. Write Uncorrectable, Verify and Copy are not offered.
 //!
 //! [`SoftDevice`]: doorbell::soft::SoftDevice
+#![deny(unsafe_code)]
 
 mod admin;
 mod backend;
@@ -38,6 +40,7 @@ mod options;
 mod prp;
 mod queues;
 mod registers;
+mod rings;
 mod serve;
 mod stats;
 #[cfg(test)]
@@ -58,13 +61,14 @@ use self::inject::Inject;
 use self::jobs::Jobs;
 use self::lifecycle::Phase;
 use self::namespace::Namespaces;
+use self::options::{Config, Disk};
 use self::prp::Segments;
 use self::queues::Queues;
 use self::registers::Registers;
 use self::stats::Stats;
 
 pub use self::inject::{InjectKind, Injection};
-pub use self::options::{Builder, Config, Disk, OptionError};
+pub use self::options::{Builder, OptionError};
 
 /// Vendor identifier. No PCI-SIG member has it: this is no product of anyone's.
 pub const VENDOR: u16 = 0xdb01;
@@ -75,8 +79,11 @@ pub const MODEL: &str = "Doorbell Software NVMe Controller";
 /// PCI class: mass storage, non-volatile memory, NVM Express I/O controller.
 pub const CLASS: u32 = 0x01_08_02;
 
-/// Commands that are fetched from one queue before the next one's turn.
+/// Most commands that are fetched from one queue before the next one's turn.
 pub(crate) const BURST: u32 = 64;
+/// Bytes after which a queue's turn ends, so that large transfers do not hold up the others, nor
+/// whoever waits for the device's thread.
+pub(crate) const BURST_BYTES: u64 = 256 << 10;
 
 /// The controller.
 #[derive(Debug)]
@@ -129,7 +136,7 @@ impl SoftNvme {
             regs: Registers::new(&config),
             phase: Phase::Off,
             queues: Queues::new(config.queues),
-            jobs: Jobs::new(ring),
+            jobs: Jobs::new(ring, 4096 << config.mdts),
             features: Features::new(config.queues, namespaces.count(), has_cache),
             events: Events::new(),
             errors: ErrorLog::new(),

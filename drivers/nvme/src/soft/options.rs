@@ -7,7 +7,7 @@ use super::inject::{Injection, parse_injection};
 
 /// A namespace to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Disk {
+pub(crate) enum Disk {
     /// A file, regular or block.
     Image(PathBuf),
     /// Memory of this many bytes; its content ends with the controller.
@@ -18,25 +18,25 @@ pub enum Disk {
 
 /// What a software controller is to be.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// Namespaces, in the order of their identifiers from 1.
-    pub disks: Vec<Disk>,
+    pub(crate) disks: Vec<Disk>,
     /// Logical block size in bytes, 512 or 4096.
-    pub lba: u32,
+    pub(crate) lba: u32,
     /// I/O queue pairs, 1 to 1023.
-    pub queues: u16,
+    pub(crate) queues: u16,
     /// Most entries of an I/O queue, 2 to 65536 (CAP.MQES is one less).
-    pub depth: u32,
+    pub(crate) depth: u32,
     /// Doorbell stride, 0 to 10 (CAP.DSTRD): doorbells lie `4 << dstrd` bytes apart.
-    pub dstrd: u8,
+    pub(crate) dstrd: u8,
     /// Maximum data transfer size, 1 to 8: `4096 << mdts` bytes.
-    pub mdts: u8,
+    pub(crate) mdts: u8,
     /// Serial number, 1 to 20 printable ASCII characters.
-    pub serial: String,
+    pub(crate) serial: String,
     /// True if no command may change a namespace.
-    pub readonly: bool,
+    pub(crate) readonly: bool,
     /// Faults to inject.
-    pub injections: Vec<Injection>,
+    pub(crate) injections: Vec<Injection>,
 }
 
 /// A controller that cannot be built.

@@ -108,7 +108,7 @@ impl Registers {
         let fits = cc.mps() <= MPSMAX && cc.css() == css::NVM && cc.ams() == 0;
         // A queue has at least two entries (base 3.3.1.2), and begins at a page.
         let queues = sizes.0 >= 2 && sizes.1 >= 2 && (self.asq | self.acq).is_multiple_of(page);
-        if !fits || !queues || cc.crime() {
+        if !fits || !queues {
             return None;
         }
         self.latched = cc;
@@ -218,7 +218,7 @@ impl Registers {
 }
 
 const LOW: u64 = 0xffff_ffff;
-/// Bits of CC that are not reserved.
-const CC_WRITABLE: u32 = 0x01ff_fff1;
+/// Bits of CC that are not reserved. CRIME is read-only: CAP.CRMS offers no choice.
+const CC_WRITABLE: u32 = 0x00ff_fff1;
 /// Bits of AQA that are not reserved.
 const AQA_WRITABLE: u32 = 0x0fff_0fff;

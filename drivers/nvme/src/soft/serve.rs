@@ -4,8 +4,9 @@ use doorbell::soft::SoftCx;
 
 use super::command::{Failure, Origin, Outcome};
 use super::lifecycle::Phase;
-use super::queues::{Fetch, Look};
-use super::{BURST, SoftNvme, events};
+use super::queues::Fetch;
+use super::rings::Look;
+use super::{BURST_BYTES, SoftNvme, events};
 use crate::spec::{Sqe, Status};
 
 /// How much a poll with and without work counts towards a scrub.
@@ -91,11 +92,13 @@ impl SoftNvme {
         }
     }
 
-    /// Fetches and executes commands of one queue, at most [`BURST`]. True if there were any.
+    /// Fetches and executes commands of one queue, at most an arbitration burst, and
+    /// not many more than [`BURST_BYTES`]. True if there were any.
     fn burst(&mut self, cx: &mut SoftCx, sqid: u16) -> bool {
         let mut sqe = Sqe::default();
-        let mut fetched = 0;
-        while fetched < BURST {
+        let (mut fetched, burst) = (0, self.features.burst());
+        let before = self.stats.moved();
+        while fetched < burst {
             let again = match self.queues.fetch(cx, sqid, &mut sqe) {
                 Fetch::Command(again) => again,
                 other => {
@@ -125,7 +128,8 @@ impl SoftNvme {
                 Err(failure) => self.complete(cx, Origin::of(sqid, &sqe), Err(failure)),
             }
             fetched += 1;
-            if !self.regs.runs() {
+            let moved = self.stats.moved().wrapping_sub(before);
+            if moved >= BURST_BYTES || !self.regs.runs() {
                 break;
             }
         }

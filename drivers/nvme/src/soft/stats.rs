@@ -25,6 +25,12 @@ impl Stats {
         Self { bytes_read: 0, bytes_written: 0, reads: 0, writes: 0, media_errors: 0, since }
     }
 
+    /// Bytes read and written.
+    #[inline]
+    pub(crate) fn moved(&self) -> u64 {
+        self.bytes_read.wrapping_add(self.bytes_written)
+    }
+
     /// The log page.
     pub(crate) fn page(&self, critical_warning: u8, errors: u64) -> SmartLog {
         // Thousands of 512 bytes, rounded up.

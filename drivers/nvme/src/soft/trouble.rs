@@ -6,7 +6,8 @@ use doorbell::soft::SoftCx;
 
 use super::command::{Failure, Origin, Outcome, Reply};
 use super::inject::{InjectKind, damage};
-use super::queues::{BadHead, Fetch, Life, Lost};
+use super::queues::Fetch;
+use super::rings::{BadHead, Life, Lost};
 use super::{SoftNvme, events};
 use crate::spec::regs::offset;
 use crate::spec::{Cqe, Sqe, Status, status};

@@ -5,7 +5,7 @@ use doorbell::soft::SoftCx;
 
 use crate::soft::SoftNvme;
 use crate::soft::command::{Failure, Origin, Outcome, Reply, byte};
-use crate::soft::queues::{Cq, Life, Sq};
+use crate::soft::rings::{Cq, Life, Sq};
 use crate::spec::command::{CreateCq11, CreateQueue10, CreateSq11};
 use crate::spec::{Prp, Sqe, Status};
 

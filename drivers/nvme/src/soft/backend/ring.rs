@@ -87,6 +87,11 @@ impl Ring {
         self.inflight
     }
 
+    /// True if the kernel did not take all operations yet: [`Ring::submit`] must be called again.
+    pub(crate) fn is_deferred(&self) -> bool {
+        self.unsubmitted
+    }
+
     /// Readable when an operation has completed and was not reaped.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open for as long as `self.ring` lives, which is borrowed.

@@ -14,6 +14,7 @@ const AT_ONCE: u64 = 64 * 1024;
 
 impl SoftNvme {
     /// Write Zeroes. It moves no data, so MDTS does not limit it.
+    #[inline(never)]
     pub(super) fn write_zeroes(&mut self, sqid: u16, sqe: &Sqe) -> Reply {
         let ns = self.namespaces.for_io(sqe.nsid)?;
         let cdw12 = Rw12(sqe.cdw12);
@@ -22,8 +23,7 @@ impl SoftNvme {
         match &ns.backend {
             Backend::Null => return Ok(Outcome::Done(0)),
             Backend::Ram(ram) if blocks.len <= AT_ONCE => {
-                // In bounds: the blocks were checked against the namespace.
-                let _ = ram.memory.fill(blocks.at as usize, blocks.len as usize, 0);
+                ram.zero(blocks.at, blocks.len, cdw12.deac());
                 return Ok(Outcome::Done(0));
             }
             Backend::Ram(_) | Backend::File(_) => {}
@@ -45,6 +45,9 @@ impl SoftNvme {
 
     /// Dataset Management. Of its attributes only Deallocate does anything; the rest is advice about
     /// access patterns.
+    ///
+    /// Out of line, for its list would make every command's stack frame large.
+    #[inline(never)]
     pub(super) fn dataset_management(&mut self, cx: &mut SoftCx, sqid: u16, sqe: &Sqe) -> Reply {
         self.namespaces.for_io(sqe.nsid)?;
         if self.jobs.full() {

@@ -117,6 +117,9 @@ impl SoftNvme {
     }
 
     /// Compare (NVM 3.2.1). A null namespace has no data to compare: it is equal to anything.
+    ///
+    /// Out of line, for its buffers would make every command's stack frame large.
+    #[inline(never)]
     fn compare(&mut self, cx: &mut SoftCx, sqid: u16, sqe: &Sqe) -> Reply {
         let blocks = self.transfer(sqe)?;
         match self.namespaces.get(sqe.nsid).map(|ns| &ns.backend) {
@@ -162,6 +165,7 @@ impl SoftNvme {
     }
 
     /// Starts a transfer from or to a file.
+    #[inline(never)]
     fn start(
         &mut self,
         cx: &mut SoftCx,

@@ -6,10 +6,13 @@ use super::transfer::{errno_of, failure};
 use super::{Job, Kind, Step, Tools, started};
 use crate::soft::backend::{Backend, Erase};
 use crate::soft::command::Failure;
+use crate::soft::namespace::Namespace;
 use crate::spec::Status;
 
 /// Bytes of memory that are zeroed in one step: some tens of microseconds.
 const MEMORY_SLICE: u64 = 256 * 1024;
+/// Bytes of memory that are given back in one step.
+const RELEASE_SLICE: u64 = 1 << 20;
 /// Bytes of a file that are given to the kernel at a time.
 const FILE_SLICE: u64 = 256 << 20;
 
@@ -97,7 +100,7 @@ pub(super) fn erase(
     }
     while erasure.at == erasure.end && !erasure.syncing {
         let Some(range) = job.ranges.get(erasure.next) else { break };
-        let shift = tools.ns.get(nsid).map_or(0, |ns| ns.shift());
+        let shift = tools.ns.get(nsid).map_or(0, Namespace::shift);
         erasure.at = range.slba << shift;
         erasure.end = erasure.at + (u64::from(range.nlb) << shift);
         erasure.next += 1;
@@ -107,9 +110,10 @@ pub(super) fn erase(
     }
     match tools.ns.get(nsid).map(|ns| &ns.backend) {
         Some(Backend::Ram(ram)) => {
-            let len = (erasure.end - erasure.at).min(MEMORY_SLICE);
-            // In bounds: ranges were checked against the namespace.
-            let _ = ram.memory.fill(erasure.at as usize, len as usize, 0);
+            let release = erasure.way == Way::Punch;
+            let slice = if release { RELEASE_SLICE } else { MEMORY_SLICE };
+            let len = (erasure.end - erasure.at).min(slice);
+            ram.zero(erasure.at, len, release);
             erasure.at += len;
             Step::Again
         }
@@ -174,7 +178,6 @@ fn account(erasure: &mut Erasure, result: i32) -> Result<(), Failure> {
         return Ok(());
     }
     match errno_of(result) {
-        Errno::INTR | Errno::AGAIN => Ok(()),
         Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL if !erasure.syncing => {
             match (erasure.way, erasure.purpose) {
                 // The file system cannot: the advice is not taken.

@@ -109,12 +109,15 @@ pub(crate) struct Jobs {
 
 impl Jobs {
     /// No jobs; file operations need a ring.
-    pub(crate) fn new(ring: Option<Ring>) -> Self {
+    ///
+    /// `transfer` is the longest transfer in bytes: room for its segments is taken here, so that no
+    /// command allocates.
+    pub(crate) fn new(ring: Option<Ring>, transfer: u64) -> Self {
         let idle = || Job {
             origin: None,
             kind: Kind::Read,
             nsid: 0,
-            segments: Segments::default(),
+            segments: Segments::for_transfers_of(transfer),
             ranges: Vec::new(),
             at: 0,
             len: 0,

@@ -113,10 +113,7 @@ fn moved(job: &mut Job, result: Option<i32>, status: Status) -> Result<bool, Fai
             job.moved = (job.moved + u64::from(bytes.unsigned_abs())).min(job.chunk);
             Ok(job.moved == job.chunk)
         }
-        Some(errno) => match errno_of(errno) {
-            Errno::INTR | Errno::AGAIN => Ok(false),
-            errno => Err(failure(errno, status)),
-        },
+        Some(code) => Err(failure(errno_of(code), status)),
     }
 }
 
@@ -125,10 +122,7 @@ pub(super) fn flush(job: &mut Job, tools: &mut Tools<'_>, last: u32, result: Opt
     match result {
         None => {}
         Some(0..) => job.at += 1,
-        Some(code) => match errno_of(code) {
-            Errno::INTR | Errno::AGAIN => {}
-            errno => return Step::End(Err(failure(errno, Status::WRITE_FAULT))),
-        },
+        Some(code) => return Step::End(Err(failure(errno_of(code), Status::WRITE_FAULT))),
     }
     while job.at <= u64::from(last) {
         if let Some((ring, file, slot)) = tools.file(job.at as u32) {
@@ -149,6 +143,7 @@ pub(super) fn errno_of(code: i32) -> Errno {
 pub(super) fn failure(errno: Errno, status: Status) -> Failure {
     tracing::debug!(%errno, "a file operation failed");
     match errno {
+        Errno::INTR | Errno::AGAIN => Failure::new(Status::COMMAND_INTERRUPTED),
         // Someone may make room.
         Errno::NOSPC | Errno::DQUOT => Failure::new(Status::CAPACITY_EXCEEDED),
         Errno::IO | Errno::NOMEM => Failure::new(status),

@@ -52,7 +52,7 @@ fn a_file_is_read_whole_with_many_commands_in_flight() {
     let (mut bench, mut pair) = bench(&image.path);
     let to = bench.alloc(IMAGE);
     // 256 commands of 4 KiB: more than there are job slots.
-    assert!(256 > jobs::SLOTS);
+    const { assert!(256 > jobs::SLOTS) };
     for page in 0..256u64 {
         bench.push(&mut pair, rw(READ, page * 8, 8, to + page * 4096));
     }
@@ -280,6 +280,19 @@ fn a_reset_waits_for_the_kernel_and_completes_nothing() {
     bench.enable(CC);
     assert!(bench.csts().rdy() && bench.dev.jobs.idle());
     assert!(bench.pop(&mut pair).is_none());
+}
+
+#[test]
+fn a_controller_may_be_dropped_with_io_under_way() {
+    let image = image();
+    let (mut bench, mut pair) = bench(&image.path);
+    let at = bench.alloc(128 << 10);
+    let sqe = bench.flat(WRITE, 0, 256, at);
+    start(&mut bench, &mut pair, sqe);
+    start(&mut bench, &mut pair, rw(READ, 1000, 8, at));
+    drop(bench);
+    // The image is free again.
+    self::bench(&image.path);
 }
 
 #[test]

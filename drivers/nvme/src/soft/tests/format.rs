@@ -77,7 +77,7 @@ fn what_cannot_be_formatted() {
 
 #[test]
 fn a_format_goes_slice_by_slice_and_refuses_io_meanwhile() {
-    let mut bench = Bench::new(SoftNvme::builder().ram(64 << 20).ram(1 << 20));
+    let mut bench = Bench::new(SoftNvme::builder().ram(512 << 20).ram(1 << 20));
     let mut pair = bench.create_pair(1, 16);
     let at = bench.alloc(4096);
     let mut admin = bench.admin.clone();
@@ -162,4 +162,27 @@ fn the_memory_of_a_namespace_is_really_erased() {
     let mut all = vec![0xff; 1 << 20];
     ram.memory.copy_out(0, &mut all).unwrap();
     assert!(all.iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn erased_memory_goes_back_to_the_system() {
+    let (mut bench, mut pair) = Bench::with_io();
+    let at = bench.alloc(4096);
+    bench.put(at, &[1; 4096]);
+    let resident = |bench: &Bench| {
+        let Backend::Ram(ram) = &bench.dev.namespaces.get(1).unwrap().backend else {
+            panic!("memory")
+        };
+        ram.resident()
+    };
+    (0..256).for_each(|page| bench.succeeds(&mut pair, rw(IoOpcode::WRITE, page * 8, 8, at)));
+    assert_eq!(resident(&bench), 1 << 20);
+    // Blocks 1 to 16 hold one whole page; zeroes alone take none back.
+    let zeroes = rw(IoOpcode::WRITE_ZEROES, 1, 16, 0);
+    bench.succeeds(&mut pair, zeroes);
+    assert_eq!(resident(&bench), 1 << 20);
+    bench.succeeds(&mut pair, Sqe { cdw12: zeroes.cdw12 | 1 << 25, ..zeroes });
+    assert_eq!(resident(&bench), (1 << 20) - 4096);
+    assert_eq!(bench.admin(format(1, Format10(0))).status(), Status::SUCCESS);
+    assert_eq!(resident(&bench), 0);
 }

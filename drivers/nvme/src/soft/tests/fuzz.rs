@@ -47,8 +47,8 @@ fn sqe(admin: bool) -> impl Strategy<Value = Sqe> {
 }
 
 /// The queues lie where the entries' addresses do not reach, so that no transfer overwrites them.
-fn bench() -> (Bench, Pair) {
-    let mut bench = Bench::cold(SoftNvme::builder().ram(1 << 20).null(1 << 20).queues(4));
+fn bench(builder: Builder) -> (Bench, Pair) {
+    let mut bench = Bench::cold(builder.queues(4));
     bench.next = BASE + (MEMORY / 2) as u64 + (1 << 20);
     bench.admin = bench.pair(0, 64);
     bench.enable(CC);
@@ -61,7 +61,7 @@ proptest! {
 
     #[test]
     fn io_commands_complete(entries in prop::collection::vec(sqe(false), 1..60)) {
-        let (mut bench, mut pair) = bench();
+        let (mut bench, mut pair) = bench(SoftNvme::builder().ram(1 << 20).null(1 << 20));
         let mut cids: Vec<u16> = entries.iter().map(|sqe| bench.push(&mut pair, *sqe)).collect();
         bench.ring(&pair);
         bench.settle();
@@ -75,8 +75,23 @@ proptest! {
     }
 
     #[test]
+    fn io_commands_on_files_complete(entries in prop::collection::vec(sqe(false), 1..60)) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let (mut bench, mut pair) = bench(SoftNvme::builder().image(file.path()));
+        entries.iter().for_each(|sqe| {
+            bench.push(&mut pair, *sqe);
+        });
+        bench.ring(&pair);
+        bench.settle();
+        prop_assert_eq!(std::iter::from_fn(|| bench.pop(&mut pair)).count(), entries.len());
+        prop_assert!(bench.csts().rdy() && !bench.csts().cfs());
+        prop_assert_eq!(file.as_file().metadata().unwrap().len(), 1 << 20);
+    }
+
+    #[test]
     fn admin_commands_complete(entries in prop::collection::vec(sqe(true), 1..60)) {
-        let (mut bench, _) = bench();
+        let (mut bench, _) = bench(SoftNvme::builder().ram(1 << 20).null(1 << 20));
         let mut admin = bench.admin.clone();
         let mut open = 0usize;
         for sqe in &entries {

@@ -194,6 +194,31 @@ fn a_batch_is_served_in_order_and_every_queue_gets_its_turn() {
 }
 
 #[test]
+fn the_arbitration_burst_and_long_transfers_end_a_turn() {
+    let (mut bench, mut pair) = Bench::with_io();
+    let arbitration = |ab| Sqe { cdw10: 1, cdw11: ab, ..Sqe::admin(AdminOpcode::SET_FEATURES) };
+    assert_eq!(bench.admin(arbitration(2)).status(), Status::SUCCESS);
+    let mut turn = |bench: &mut Bench, sqe: Sqe| {
+        (0..10).for_each(|_| {
+            bench.push(&mut pair, sqe);
+        });
+        bench.ring(&pair);
+        bench.dev.serve(&mut bench.cx);
+        let turn = std::iter::from_fn(|| bench.pop(&mut pair)).count();
+        bench.settle();
+        turn + std::iter::from_fn(|| bench.pop(&mut pair)).count() * 100
+    };
+    assert_eq!(turn(&mut bench, Sqe::io(IoOpcode::FLUSH, 1)), 4 + 6 * 100);
+    assert_eq!(bench.admin(arbitration(7)).status(), Status::SUCCESS);
+    assert_eq!(turn(&mut bench, Sqe::io(IoOpcode::FLUSH, 1)), 10);
+    let (at, list) = (bench.alloc(128 << 10), bench.alloc(4096));
+    let pages: Vec<u64> = (1..32).map(|page| at + page * 4096).collect();
+    bench.put(list, bytemuck::cast_slice(&pages));
+    let long = Sqe { prp2: list, ..rw(IoOpcode::READ, 0, 256, at) };
+    assert_eq!(turn(&mut bench, long), 2 + 8 * 100);
+}
+
+#[test]
 fn queue_memory_that_goes_away_concerns_its_owner_only() {
     let mut bench = bench();
     let far = SharedMem::zeroed(1 << 16);
