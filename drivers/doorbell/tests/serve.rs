@@ -111,6 +111,7 @@ fn a_bench_needs_no_broker() {
 }
 
 /// Runs a command with a terminal around it; `None` if this machine has no `script`.
+#[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn on_a_terminal(arguments: &str) -> Option<common::Ended> {
     let line = format!("{} {arguments}", env!("CARGO_BIN_EXE_doorbell"));
     let mut script = Command::new("script");
