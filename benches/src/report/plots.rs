@@ -104,7 +104,8 @@ pub fn percentiles(report: &Report) -> Option<String> {
         Svg::new(WIDTH, 400.0 + legend_height(&rows), "Percentile curves of every series");
     let top = legend(&mut svg, report, &rows) + 14.0;
     let bottom = top + 336.0;
-    let x_max = most.log10().clamp(2.0, 7.0).ceil();
+    // What is rarer than one in a million is beyond the edge: few were seen.
+    let x_max = most.log10().clamp(2.0, 6.0).ceil();
     let x_of = |nines: f64| left + nines.min(x_max) / x_max * (right - left);
     let y = LogScale::new(fastest * 0.8, slowest * 1.1, bottom, top);
     for value in y.ticks(4) {
@@ -112,7 +113,7 @@ pub fn percentiles(report: &Report) -> Option<String> {
         svg.line("grid", (left, at), (right, at));
         svg.text("tick", (left - 8.0, at + 4.0), Anchor::End, &round_time(value));
     }
-    let names = ["", "p90", "p99", "p99.9", "p99.99", "p99.999", "p99.9999", "p99.99999"];
+    let names = ["", "p90", "p99", "p99.9", "p99.99", "p99.999", "p99.9999"];
     let half = (2.0_f64).log10();
     let marks = names.iter().enumerate().skip(1).map(|(nines, name)| (nines as f64, *name));
     for (nines, name) in [(half, "p50")].into_iter().chain(marks) {
