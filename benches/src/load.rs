@@ -13,8 +13,9 @@ use crate::series::Series;
 /// The longest that a loop waits for any completion at all.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Looks in vain between two readings of the clock.
-const LOOKS_PER_CHECK: u32 = 1 << 14;
+/// Looks in vain before the core is offered to others and the clock is read: tens of microseconds,
+/// far more than a device takes that runs on another core. One that must share this core gets it.
+const LOOKS_PER_CHECK: u32 = 1 << 12;
 
 /// When a loop starts no more operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +117,7 @@ fn reap_some(work: &mut impl Work, done: &mut Vec<usize>) -> Result<()> {
 
 #[cold]
 fn check_patience(since: &mut Option<Instant>) -> Result<()> {
+    std::thread::yield_now();
     if since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
         bail!("no operation has completed for {PATIENCE:?}");
     }

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::process::{Command, Stdio};
+
 use common::{Broker, file, run, wait};
 use rustix::process::Signal;
 
@@ -106,6 +108,29 @@ fn a_bench_needs_no_broker() {
         "--json",
     ]));
     assert_eq!(bench.json()["results"][0]["operations"], 100);
+}
+
+/// Runs a command with a terminal around it; `None` if this machine has no `script`.
+fn on_a_terminal(arguments: &str) -> Option<common::Ended> {
+    let line = format!("{} {arguments}", env!("CARGO_BIN_EXE_doorbell"));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::null());
+    if Command::new("script").arg("--version").output().is_err() {
+        println!("SKIPPED: script is not installed (apt-get install bsdutils)");
+        return None;
+    }
+    Some(run(&mut script))
+}
+
+#[test]
+fn on_a_terminal_there_is_progress_and_a_hex_dump() {
+    let bench = "bench --spec soft:nvme,ram=1M --depth 1 --ios 5000";
+    let Some(bench) = on_a_terminal(bench) else { return };
+    assert!(bench.text().contains("read 4 KiB, QD 1"), "{bench:?}");
+    let broker = Broker::serve("soft:nvme,ram=1M");
+    let read = format!("nvme read --socket {}", broker.socket.display());
+    let dump = on_a_terminal(&read).map(|read| read.text()).unwrap_or_default();
+    assert!(dump.contains("00000000  00 00") && dump.contains('*'), "{dump}");
 }
 
 #[test]
