@@ -85,10 +85,11 @@ pub(crate) enum WakerWanted {
 ///   `in_use` counts the others.
 /// * `deferred` leads likewise through those in state `Deferred`, in order of completion, and
 ///   `deferred_last` is the last of them.
-/// * `buffer` is `Some` exactly in `Awaited`, `Direct`, `Orphaned`, `Done` and `Deferred`, `outcome`
-///   exactly in `Done` and `Deferred`; `waker` is `None` but in `Awaited`, and `since` but with it.
-/// * A slot's tag is its number in the bits of `mask`; the rest, the generation, changes each time the
-///   slot is freed. `mask` is a power of two less one.
+/// * `buffer` is `Some` exactly in `Awaited`, `Direct`, `Orphaned`, `Done` and `Deferred`,
+///   `outcome` exactly in `Done` and `Deferred`; `waker` is `None` but in `Awaited`, and `since`
+///   but with it.
+/// * A slot's tag is its number in the bits of `mask`; the rest, the generation, changes each time
+///   the slot is freed. `mask` is a power of two less one.
 pub(crate) struct SlotTable<O, B> {
     slots: Box<[Slot<O, B>]>,
     mask: u16,

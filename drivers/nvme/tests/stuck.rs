@@ -52,7 +52,8 @@ fn a_stuck_controller_is_reset_by_whoever_may() {
         .driver::<NvmeDriver>()
         .model("nvme", |options| Meddled::build(options, Freezing));
     let spec = "soft:nvme,ram=1M".parse().unwrap();
-    let timeouts = Timeouts { abort: Duration::from_millis(500), ..Timeouts::default() };
+    let limit = Duration::from_millis(500);
+    let timeouts = Timeouts { abort: limit, quiesce: limit, ..Timeouts::default() };
     let broker = Broker::builder(registry).device(spec).socket(&socket).timeouts(timeouts);
     let broker = broker.start().unwrap();
     pollster::block_on(async {

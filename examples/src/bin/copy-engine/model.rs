@@ -105,7 +105,8 @@ impl SoftDevice for CopyModel {
     }
 
     fn regions(&self) -> Vec<Region> {
-        vec![Region { index: 0, size: 0x2000, mappable: vec![DOORBELLS..0x2000] }]
+        let doorbells = DOORBELLS..0x2000;
+        vec![Region { index: 0, size: 0x2000, mappable: vec![doorbells] }]
     }
 
     fn vectors(&self) -> u16 {

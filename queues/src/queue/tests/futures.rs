@@ -1,4 +1,5 @@
-//! The life of an [`InFlight`](crate::InFlight): every state in which it is polled, dropped, leaked.
+//! The life of an [`InFlight`](crate::InFlight): every state in which it is polled, dropped,
+//! leaked.
 
 use std::future::Future;
 use std::pin::Pin;
