@@ -1,7 +1,7 @@
-//! Submit plus complete in one thread, at depth 1 and 32, by callback and as futures, with the work of
-//! the device in the same thread; and that device alone. A time is of 3,200 operations, the throughput
-//! is per operation: a quiet machine should show at least 50 million a second direct (20 ns each) and
-//! 33 million as futures (30 ns) at depth 32.
+//! Submit plus complete in one thread, at depth 1 and 32, by callback and as futures, with the work
+//! of the device in the same thread; and that device alone. A time is of 3,200 operations, the
+//! throughput is per operation: a quiet machine should show at least 50 million a second direct (20
+//! ns each) and 33 million as futures (30 ns) at depth 32.
 
 #![allow(missing_docs, reason = "criterion_group! makes a public function without any")]
 #![allow(clippy::print_stderr, reason = "a benchmark that cannot run says why")]

@@ -160,7 +160,8 @@ pub enum BadGeometry {
         /// How many entries were asked for.
         entries: u32,
     },
-    /// Slots number 1 to 4,096, fewer than the entries of either ring (so that neither can overflow).
+    /// Slots number 1 to 4,096, fewer than the entries of either ring (so that neither can
+    /// overflow).
     Slots {
         /// Which queue.
         queue: QueueName,

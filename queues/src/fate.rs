@@ -1,8 +1,8 @@
 //! Why a queue ended: one word that another thread sets and the queue's thread reads.
 //!
 //! A one-shot flag with a value: the first writer's compare-and-swap wins, later ones may only add
-//! `QUIESCED`. Each write releases and each read acquires, and all writes are read-modify-writes, so
-//! a reader that sees a reason or `QUIESCED` sees everything that its writer did before, whoever
+//! `QUIESCED`. Each write releases and each read acquires, and all writes are read-modify-writes,
+//! so a reader that sees a reason or `QUIESCED` sees everything that its writer did before, whoever
 //! wrote in between (C++20 release sequences).
 //!
 //! What it does not do: it wakes nobody. Whoever ends a queue from another thread also wakes the

@@ -106,7 +106,7 @@ impl<'q, P: QueueProtocol, B> InFlight<'q, P, B> {
                     return Poll::Pending;
                 }
                 Poll::Pending => Ok(0),
-                Poll::Ready(Ok(())) => self.queue.look(usize::MAX, Some(tag), None::<fn(_)>),
+                Poll::Ready(Ok(())) => self.queue.look_parked(Some(tag)),
                 Poll::Ready(Err(error)) => Err(error),
             };
             if let Err(error) = looked {

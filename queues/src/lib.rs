@@ -15,9 +15,9 @@
 //! * [`wait`]: spin budget and the interrupt hook that a framework supplies.
 //! * [`fate`]: why a queue ended, told from another thread.
 //!
-//! What it does not do: it maps no memory, opens no device, starts no thread, keeps no time, and knows
-//! no device's registers. The crate `doorbell` does that. A device without rings, or with portals (one
-//! whole entry per doorbell store), has no use for it.
+//! What it does not do: it maps no memory, opens no device, starts no thread, keeps no time, and
+//! knows no device's registers. The crate `doorbell` does that. A device without rings, or with
+//! portals (one whole entry per doorbell store), has no use for it.
 //!
 //! # Example
 //!

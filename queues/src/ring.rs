@@ -1,11 +1,11 @@
 //! The two rings of a queue, seen from the host.
 //!
-//! The classic producer and consumer indices of a PCIe queue (NVM Express base 2.0, 3.3.1): the host
-//! owns the submission tail and the completion head and tells the device through doorbells; the
-//! device tells new completions by the phase bit, which flips on each pass over the ring.
+//! The classic producer and consumer indices of a PCIe queue (NVM Express base 2.0, 3.3.1): the
+//! host owns the submission tail and the completion head and tells the device through doorbells;
+//! the device tells new completions by the phase bit, which flips on each pass over the ring.
 //!
-//! Two threads (or a thread and a device) touch a ring, each index has one writer, and there are two
-//! points of publication; loom runs this very code with cells of its own:
+//! Two threads (or a thread and a device) touch a ring, each index has one writer, and there are
+//! two points of publication; loom runs this very code with cells of its own:
 //!
 //! * host to device: entries are relaxed stores, the doorbell that covers them is a `Release` store
 //!   ([`crate::doorbell::publish`]); the device loads it with `Acquire`, then reads entries;
@@ -15,8 +15,8 @@
 //! Neither ring can overflow, whatever order the device completes in:
 //! * submission: a queue has fewer slots than the ring has entries, and every entry that the device
 //!   has not fetched belongs to a slot in flight;
-//! * completion: commands in flight plus entries taken and not yet told to the device stay below the
-//!   number of entries, which [`Queue::flush`](crate::Queue::flush) sees to.
+//! * completion: commands in flight plus entries taken and not yet told to the device stay below
+//!   the number of entries, which [`Queue::flush`](crate::Queue::flush) sees to.
 
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -214,3 +214,7 @@ impl<P: QueueProtocol, C: CellArray> CompletionRing<P, C> {
         u32::from(self.head.get())
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

@@ -34,7 +34,7 @@ enum State {
     Done,
     /// Completed while a future looked at the ring; the next `reap` hands it to its callback.
     Deferred,
-    /// Its queue ended and its buffer was given back. Never used again.
+    /// Its queue ended and its buffer was given back; the completion may still lie in the ring.
     Lost,
 }
 
@@ -85,10 +85,11 @@ pub(crate) enum WakerWanted {
 ///   `in_use` counts the others.
 /// * `deferred` leads likewise through those in state `Deferred`, in order of completion, and
 ///   `deferred_last` is the last of them.
-/// * `buffer` is `Some` exactly in `Awaited`, `Direct`, `Orphaned`, `Done` and `Deferred`, `outcome`
-///   exactly in `Done` and `Deferred`; `waker` is `None` but in `Awaited`, and `since` but with it.
-/// * A slot's tag is its number in the bits of `mask`; the rest, the generation, changes each time the
-///   slot is freed. `mask` is a power of two less one.
+/// * `buffer` is `Some` exactly in `Awaited`, `Direct`, `Orphaned`, `Done` and `Deferred`,
+///   `outcome` exactly in `Done` and `Deferred`; `waker` is `None` but in `Awaited`, and `since`
+///   but with it.
+/// * A slot's tag is its number in the bits of `mask`; the rest, the generation, changes each time
+///   the slot is freed. `mask` is a power of two less one.
 pub(crate) struct SlotTable<O, B> {
     slots: Box<[Slot<O, B>]>,
     mask: u16,
@@ -216,8 +217,11 @@ impl<O: Copy, B> SlotTable<O, B> {
                 let direct = state == State::Direct;
                 Ok(if direct { Settled::Direct(buffer) } else { Settled::Orphan(buffer) })
             }
-            // Its future knows that the outcome is lost; a completion that comes after all is none.
-            State::Lost => Ok(Settled::Kept(None)),
+            // Its future was told that the outcome is lost, and has the buffer.
+            State::Lost => {
+                self.release(index, slot);
+                Ok(Settled::Kept(None))
+            }
             State::Done | State::Deferred => Err(Violation::StaleTag(tag)),
             State::Free | State::Reserved => Err(Violation::UnknownTag(tag)),
         }
@@ -288,7 +292,7 @@ impl<O: Copy, B> SlotTable<O, B> {
     /// The future of a command is gone. What comes back is its buffer, if the device is done with
     /// it, and the waker that was there:
     /// * completed: the slot is free again;
-    /// * the queue ended and is `quiesced`: the slot stays out of use;
+    /// * the queue ended and is `quiesced`: the completion, if it still comes, is nobody's;
     /// * in flight: no buffer; it stays until the completion.
     pub(crate) fn abandon(&self, tag: Tag, quiesced: bool) -> (Option<B>, Option<Waker>) {
         let slot = self.slot_of(tag);

@@ -15,7 +15,8 @@ use crate::protocol::Tag;
 /// The wait failed for good: the interrupt can no longer come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitError {
-    /// The interrupt's descriptor or its runtime failed; the number is the errno, 0 if there is none.
+    /// The interrupt's descriptor or its runtime failed; the number is the errno, 0 if there is
+    /// none.
     Broken(i32),
 }
 
@@ -31,12 +32,13 @@ impl core::error::Error for WaitError {}
 
 /// A queue's interrupt, as the framework supplies it.
 ///
-/// The order of calls is fixed: [`arm`](Self::arm), then the queue looks at its completion ring once
-/// more, then [`poll_fired`](Self::poll_fired). A completion that arrives after `arm` returned makes
-/// the interrupt fire; one that arrived before is seen by that last look. So no wake-up is lost.
+/// The order of calls is fixed: [`arm`](Self::arm), then the queue looks at its completion ring
+/// once more, then [`poll_fired`](Self::poll_fired). A completion that arrives after `arm` returned
+/// makes the interrupt fire; one that arrived before is seen by that last look. So no wake-up is
+/// lost.
 ///
-/// The queue calls these while nothing of it is borrowed: an implementation may use the queue. They are
-/// called when the spin budget is used up, so a system call is affordable, waiting is not.
+/// The queue calls these while nothing of it is borrowed: an implementation may use the queue. They
+/// are called when the spin budget is used up, so a system call is affordable, waiting is not.
 pub trait Interrupt {
     /// Asks for an interrupt at the next completion. Contains a full fence. Armed is armed: calling
     /// it twice is harmless. A bus whose interrupts always fire does nothing.
@@ -104,14 +106,14 @@ pub fn must_signal<W: Word>(armed: &W) -> bool {
 /// How long a future spins before it parks, in looks at the completion ring.
 ///
 /// The first [`QUIET_LOOKS`](Self::QUIET_LOOKS) looks of a wait cost about 3 ns each while nothing
-/// arrives; later ones tell the core to pause first (`spin_loop`, 10 to 60 ns depending on the core:
-/// about 25 on Zen 3), which a hyper-thread neighbour and the power bill like.
+/// arrives; later ones tell the core to pause first (`spin_loop`, 10 to 60 ns depending on the
+/// core: about 25 on Zen 3), which a hyper-thread neighbour and the power bill like.
 ///
 /// It learns: a completion that came while spinning pulls the budget towards four times the looks
-/// it took; a wait that had to park halves it, and every 64th wait tries the full budget again, so a
-/// device slower than the budget costs next to no spin and one that became fast is noticed. It never
-/// learns less than the quiet looks, about a microsecond: a tenth of what parking costs. No clock is
-/// read.
+/// it took; a wait that had to park halves it, and every 64th wait tries the full budget again, so
+/// a device slower than the budget costs next to no spin and one that became fast is noticed. It
+/// never learns less than the quiet looks, about a microsecond: a tenth of what parking costs. No
+/// clock is read.
 #[derive(Debug, Clone, Copy)]
 pub struct SpinBudget {
     /// Invariant: `min(QUIET_LOOKS, limit) <= current <= limit`.
@@ -121,8 +123,8 @@ pub struct SpinBudget {
 }
 
 impl SpinBudget {
-    /// Looks without a pause between them. A round trip to a device on the next core takes 40 to 200
-    /// looks, and a pause at the wrong moment would add its own length to it.
+    /// Looks without a pause between them. A round trip to a device on the next core takes 40 to
+    /// 200 looks, and a pause at the wrong moment would add its own length to it.
     pub const QUIET_LOOKS: u32 = 256;
     const PROBE_EVERY: u32 = 64;
 

@@ -3,8 +3,8 @@
 use alloc::collections::VecDeque;
 use core::task::Waker;
 
-/// Tasks that wait for a slot, in the order in which they came. A task keeps its ticket, and with it
-/// its place, until it has got a slot or gives up.
+/// Tasks that wait for a slot, in the order in which they came. A task keeps its ticket, and with
+/// it its place, until it has got a slot or gives up.
 ///
 /// As with the slots, wakers are handed out and never dropped here.
 ///

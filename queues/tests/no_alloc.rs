@@ -1,6 +1,8 @@
-//! In steady state a queue allocates nothing: commands by callback and as futures, that park, that are
-//! dropped, and tasks that wait for a slot. Through the public interface only, with a device in memory.
+//! In steady state a queue allocates nothing: commands by callback and as futures, that park, that
+//! are dropped, and tasks that wait for a slot. Through the public interface only, with a device in
+//! memory.
 
+#![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -99,82 +99,70 @@ pub fn percentiles(report: &Report) -> Option<String> {
     let most = rows.iter().map(|row| row.series.operations()).max()? as f64;
     let fastest = rows.iter().map(|row| row.series.quantile_ns(0.001)).min()?.max(1) as f64;
     let slowest = rows.iter().map(|row| row.series.slowest_ns()).max()? as f64;
-    let (left, right, top, bottom) = (64.0, 176.0, 12.0, 348.0);
-    let x_max = most.log10().clamp(2.0, 7.0).ceil();
-    let x_of = |nines: f64| left + nines.min(x_max) / x_max * (WIDTH - left - right);
+    let (left, right) = (64.0, WIDTH - 12.0);
+    let mut svg =
+        Svg::new(WIDTH, 400.0 + legend_height(&rows), "Percentile curves of every series");
+    let top = legend(&mut svg, report, &rows) + 14.0;
+    let bottom = top + 336.0;
+    // What is rarer than one in a million is beyond the edge: few were seen.
+    let x_max = most.log10().clamp(2.0, 6.0).ceil();
+    let x_of = |nines: f64| left + nines.min(x_max) / x_max * (right - left);
     let y = LogScale::new(fastest * 0.8, slowest * 1.1, bottom, top);
-    let mut svg = Svg::new(WIDTH, 396.0, "Percentile curves of every series");
     for value in y.ticks(4) {
         let at = y.place(value);
-        svg.line("grid", (left, at), (WIDTH - right, at));
+        svg.line("grid", (left, at), (right, at));
         svg.text("tick", (left - 8.0, at + 4.0), Anchor::End, &round_time(value));
     }
-    let names = ["", "p90", "p99", "p99.9", "p99.99", "p99.999", "p99.9999", "p99.99999"];
+    let names = ["", "p90", "p99", "p99.9", "p99.99", "p99.999", "p99.9999"];
     let half = (2.0_f64).log10();
     let marks = names.iter().enumerate().skip(1).map(|(nines, name)| (nines as f64, *name));
     for (nines, name) in [(half, "p50")].into_iter().chain(marks) {
         if nines <= x_max {
+            let anchor = if nines < x_max { Anchor::Middle } else { Anchor::End };
             svg.line("grid", (x_of(nines), top), (x_of(nines), bottom));
-            svg.text("tick", (x_of(nines), bottom + 20.0), Anchor::Middle, name);
+            svg.text("tick", (x_of(nines), bottom + 20.0), anchor, name);
         }
     }
-    let middle = (left + WIDTH - right) / 2.0;
-    svg.text(
-        "tick",
-        (middle, bottom + 42.0),
-        Anchor::Middle,
-        "share of operations at most this slow",
-    );
-    let mut ends = Vec::new();
+    let middle = f64::midpoint(left, right);
+    let text = "share of operations at most this slow";
+    svg.text("tick", (middle, bottom + 42.0), Anchor::Middle, text);
     for row in rows {
         let points: Vec<(f64, f64)> =
             nines(&row.series, x_of).into_iter().map(|(x, ns)| (x, y.place(ns as f64))).collect();
-        let class = colour(report, row);
-        svg.path(&format!("curve {class}"), &points);
-        if let Some(end) = points.last() {
-            ends.push((*end, class, row.name.clone()));
-        }
+        svg.path(&format!("curve {}", colour(report, row)), &points);
     }
-    label_ends(&mut svg, ends, WIDTH - right + 14.0, (top + 8.0, bottom + 4.0));
     Some(svg.finish())
 }
 
-/// Writes each curve's name beside its end, no two on top of each other.
-fn label_ends(
-    svg: &mut Svg,
-    mut ends: Vec<((f64, f64), String, String)>,
-    x: f64,
-    (top, bottom): (f64, f64),
-) {
-    const APART: f64 = 17.0;
-    ends.sort_by(|a, b| a.0.1.total_cmp(&b.0.1));
-    let mut places: Vec<f64> = Vec::new();
-    for (end, _, _) in &ends {
-        let lowest = places.last().map_or(top, |last| last + APART);
-        places.push((end.1 + 4.0).max(lowest));
+/// Entries of a legend in one line.
+const LEGEND_COLUMNS: usize = 3;
+
+fn legend_height(rows: &[&Row]) -> f64 {
+    rows.len().div_ceil(LEGEND_COLUMNS) as f64 * 22.0
+}
+
+/// Samples of the curves with their names; where it ends.
+fn legend(svg: &mut Svg, report: &Report, rows: &[&Row]) -> f64 {
+    let column = WIDTH / LEGEND_COLUMNS as f64;
+    for (at, row) in rows.iter().enumerate() {
+        let x = (at % LEGEND_COLUMNS) as f64 * column + 4.0;
+        let y = (at / LEGEND_COLUMNS) as f64 * 22.0 + 12.0;
+        svg.path(&format!("curve {}", colour(report, row)), &[(x, y), (x + 34.0, y)]);
+        svg.text("label", (x + 42.0, y + 4.0), Anchor::Start, &row.name);
     }
-    // Those that were pushed out at the bottom push the others back up.
-    let mut limit = bottom;
-    for place in places.iter_mut().rev() {
-        *place = place.min(limit);
-        limit = *place - APART;
-    }
-    for (((at_x, at_y), class, name), place) in ends.into_iter().zip(places) {
-        svg.line("leader", (at_x + 2.0, at_y), (x - 3.0, place - 4.0));
-        svg.text(&format!("label name {class}"), (x, place), Anchor::Start, &name);
-    }
+    legend_height(rows)
 }
 
 /// A histogram of one row, on a scale of equal ratio.
 #[must_use]
 pub fn histogram(report: &Report, row: &Row) -> Option<String> {
-    let all = bars(&row.series, 40);
+    let all = bars(&row.series, 32);
     let (first, last) = (all.first()?, all.last()?);
     let total = row.series.operations() as f64;
-    let (left, right, top, bottom) = (8.0, 352.0, 46.0, 160.0);
+    let (left, right, top, bottom) = (2.0, 248.0, 46.0, 160.0);
     let x = LogScale::new(first.low as f64, last.low as f64 * 1.03, left, right);
     let most = all.iter().map(|bar| bar.count).max()?.max(1) as f64;
-    let mut svg = Svg::new(360.0, 188.0, &format!("Histogram of {}", row.name));
+    let mut svg = Svg::new(250.0, 186.0, &format!("Histogram of {}", row.name));
     svg.text("label strong", (left, 14.0), Anchor::Start, &row.name);
     let class = format!("fill {}", colour(report, row));
     for bar in all.iter().filter(|bar| bar.count > 0) {
@@ -193,7 +181,7 @@ pub fn histogram(report: &Report, row: &Row) -> Option<String> {
     svg.line("axis", (left, bottom), (right, bottom));
     let mut free_from = left;
     for value in x.ticks(3) {
-        let at = x.place(value).clamp(left + 18.0, right - 18.0);
+        let at = x.place(value).clamp(left + 20.0, right - 20.0);
         if at >= free_from {
             svg.line("axis", (x.place(value), bottom), (x.place(value), bottom + 4.0));
             svg.text("tick", (at, bottom + 20.0), Anchor::Middle, &round_time(value));
@@ -218,7 +206,7 @@ mod tests {
     fn every_row_has_a_curve_and_every_figure_a_histogram() {
         let report = sample();
         let curves = percentiles(&report).unwrap();
-        assert_eq!(curves.matches("<path").count(), report.rows.len());
+        assert_eq!(curves.matches("<path").count(), 2 * report.rows.len(), "with the legend");
         for row in &report.rows {
             assert!(histogram(&report, row).unwrap().contains("<rect"));
         }

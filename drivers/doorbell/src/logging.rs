@@ -2,7 +2,6 @@
 //! reads them.
 
 use std::fmt;
-use std::io::IsTerminal;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -16,7 +15,7 @@ pub(crate) fn start(level: &str) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(false);
     // `init` would panic if there were a subscriber already; there is none.
     let _ = if std::env::var_os("JOURNAL_STREAM").is_some() {
         builder.event_format(Journal).try_init()

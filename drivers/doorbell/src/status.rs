@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Status) -> Result<()> {
     }
     let mut asked = Vec::new();
     for socket in sockets {
-        match block_on(ask(&socket)) {
+        match block_on(ask(&socket)).map(without_ourselves) {
             Ok(report) => asked.push(Asked { socket, report: Some(report), error: None }),
             Err(error) if named => return Err(error),
             Err(error) => {
@@ -50,6 +50,13 @@ pub(crate) fn run(args: &Status) -> Result<()> {
         bail!("no broker answered; start one with `doorbell serve SPEC`");
     }
     Ok(())
+}
+
+/// This very command is a client as well, for as long as it looks.
+fn without_ourselves(mut report: StatusReport) -> StatusReport {
+    let pid = i32::try_from(std::process::id()).ok();
+    report.sessions.retain(|session| Some(session.pid) != pid);
+    report
 }
 
 /// What a broker holds.

@@ -1,4 +1,5 @@
 //! Every failure is one line that names what was wrong and what to do, and a status that is not 0.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 
@@ -38,6 +39,13 @@ fn the_socket_of_a_dead_broker() {
     common::wait(&mut broker.process.0);
     assert!(broker.socket.exists());
     let socket = broker.socket.display().to_string();
+    // The kernel takes an io_uring apart after its process has ended: until then the socket still
+    // listens, and closes at once.
+    common::until("the kernel to close the socket", || {
+        let status = broker.ask(&["status"]);
+        status.fails_with(&[&socket]);
+        status.err.contains("dead").then_some(())
+    });
     for command in [["status", "--json"], ["nvme", "smart"], ["bench", "--flush"]] {
         broker.ask(&command).fails_with(&[&socket, "dead", "doorbell serve"]);
     }

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::process::{Command, Stdio};
+
 use common::{Broker, file, run, wait};
 use rustix::process::Signal;
 
@@ -11,10 +13,10 @@ fn status_shows_the_device_and_that_nobody_is_there() {
     let status = broker.status();
     assert_eq!(status["device"]["driver"], "nvme");
     assert_eq!(status["broker_pid"], broker.process.pid());
-    let queues = |session: &serde_json::Value| session["queues"].as_array().unwrap().len();
-    assert!(status["sessions"].as_array().unwrap().iter().all(|session| queues(session) == 0));
+    assert_eq!(status["sessions"].as_array().unwrap().len(), 0);
     let text = broker.ask(&["status"]).text();
     assert!(text.contains("soft:nvme,ram=8M") && text.contains("driver nvme"), "{text}");
+    assert!(text.contains("no clients"), "{text}");
 }
 
 #[test]
@@ -23,7 +25,7 @@ fn what_is_written_is_read_again_and_is_in_the_image() {
     let image = folder.path().join("disk.img");
     file(&image, 8 << 20);
     let broker = Broker::serve(&format!("soft:nvme,image={}", image.display()));
-    let data: Vec<u8> = (0..1_536_000_u32).map(|at| (at * 7 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..1_536_000_u32).map(|at| ((at * 7) >> 3) as u8).collect();
     let source = folder.path().join("data");
     std::fs::write(&source, &data).unwrap();
     let source = source.to_str().unwrap();
@@ -106,6 +108,30 @@ fn a_bench_needs_no_broker() {
         "--json",
     ]));
     assert_eq!(bench.json()["results"][0]["operations"], 100);
+}
+
+/// Runs a command with a terminal around it; `None` if this machine has no `script`.
+#[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
+fn on_a_terminal(arguments: &str) -> Option<common::Ended> {
+    let line = format!("{} {arguments}", env!("CARGO_BIN_EXE_doorbell"));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).stdin(Stdio::null());
+    if Command::new("script").arg("--version").output().is_err() {
+        println!("SKIPPED: script is not installed (apt-get install bsdutils)");
+        return None;
+    }
+    Some(run(&mut script))
+}
+
+#[test]
+fn on_a_terminal_there_is_progress_and_a_hex_dump() {
+    let bench = "bench --spec soft:nvme,ram=1M --depth 1 --ios 5000";
+    let Some(bench) = on_a_terminal(bench) else { return };
+    assert!(bench.text().contains("read 4 KiB, QD 1"), "{bench:?}");
+    let broker = Broker::serve("soft:nvme,ram=1M");
+    let read = format!("nvme read --socket {}", broker.socket.display());
+    let dump = on_a_terminal(&read).map(|read| read.text()).unwrap_or_default();
+    assert!(dump.contains("00000000  00 00") && dump.contains('*'), "{dump}");
 }
 
 #[test]

@@ -337,7 +337,9 @@ impl Builder {
             .map_err(|source| BrokerError::Os { what: "starting the worker", source })?;
         let device = is_ready.recv().map_err(|_| BrokerError::Thread("worker"))??;
         let (control, commands) = mpsc::unbounded_channel();
+        let (up, is_up) = std::sync::mpsc::sync_channel(1);
         let service = Service {
+            up,
             listener,
             commands,
             worker: to_worker,
@@ -352,7 +354,13 @@ impl Builder {
             .name("doorbell-broker".to_owned())
             .spawn(move || service.run(worker))
             .map_err(|source| BrokerError::Os { what: "starting the socket loop", source })?;
-        Ok(Broker { control, thread: Some(thread), device })
+        let mut broker = Broker { control, thread: Some(thread), device };
+        // Whoever hears that the broker serves may send it a signal at once. The loop says nothing
+        // only if it could not start, and then its result says why.
+        if is_up.recv().is_err() {
+            broker.join()?;
+        }
+        Ok(broker)
     }
 
     /// As [`Builder::start`], then serves until SIGTERM, SIGINT or the last client's end (where

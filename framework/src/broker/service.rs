@@ -30,6 +30,8 @@ pub(super) enum Control {
 
 /// What the loop starts with.
 pub(super) struct Service {
+    /// Told once signals are caught and clients can come.
+    pub(super) up: std::sync::mpsc::SyncSender<()>,
     pub(super) listener: Option<Listener>,
     pub(super) commands: mpsc::UnboundedReceiver<Control>,
     pub(super) worker: mpsc::UnboundedSender<ToWorker>,
@@ -93,6 +95,8 @@ impl Service {
         let (mut terminate, mut interrupt) = if self.signals { signals()? } else { (None, None) };
         let (listener, guard) = split(listener)?;
         let mut arriving = listener.as_ref().map(Readiness::readable);
+        // Nobody listens any more only if the broker's owner is gone.
+        let _ = self.up.send(());
         loop {
             tokio::select! {
                 command = commands.recv() => match command {

@@ -1,5 +1,6 @@
 //! Claiming a queue: rings from the client's arena, doorbells from the broker.
 
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -32,9 +33,9 @@ struct Mapped {
     signals: MappedSignals,
 }
 
-/// A queue that is granted and not in use yet. Dropping it gives it back.
+/// A queue for the protocol `P` that is granted and not in use yet. Dropping it gives it back.
 #[derive(Debug)]
-pub struct Claimed {
+pub struct Claimed<P> {
     pub(super) lease: Lease,
     grant: Grant,
     spec: QueueSpec,
@@ -42,6 +43,8 @@ pub struct Claimed {
     armed: Option<Word32>,
     submission_doorbell: Doorbell,
     completion_doorbell: Doorbell,
+    /// The claim checked the size of the entries of this protocol.
+    protocol: PhantomData<fn() -> P>,
 }
 
 /// The right to a queue: when it is dropped the queue is released, and what it keeps is kept until
@@ -72,7 +75,7 @@ impl Drop for Lease {
 pub(super) async fn claim<P: QueueProtocol>(
     inner: &Arc<Inner>,
     spec: QueueSpec,
-) -> Result<Claimed, ClientError> {
+) -> Result<Claimed<P>, ClientError> {
     let entries = check::<P>(inner, spec)?;
     let ring = |size: usize| inner.dma.alloc_shared(entries as usize * size);
     let rings = Rings {
@@ -141,7 +144,7 @@ impl Inner {
     }
 }
 
-impl Claimed {
+impl<P: QueueProtocol> Claimed<P> {
     fn new(
         lease: Lease,
         grant: Grant,
@@ -172,7 +175,16 @@ impl Claimed {
         let line = Line::new(Eventfd::from(interrupt), fate, Some(limits), commands);
         let line = Arc::new(line);
         lease.inner.link.register(queue, &line);
-        Ok(Self { lease, grant, spec, line, armed, submission_doorbell, completion_doorbell })
+        Ok(Self {
+            protocol: PhantomData,
+            lease,
+            grant,
+            spec,
+            line,
+            armed,
+            submission_doorbell,
+            completion_doorbell,
+        })
     }
 
     /// The queue's id on the device.
@@ -209,9 +221,7 @@ impl Claimed {
     ///
     /// # Errors
     /// [`ClientError::Geometry`] if the grant makes no queue; it is given back then.
-    pub fn into_queue<P: QueueProtocol, B: Send + 'static>(
-        self,
-    ) -> Result<QueueHandle<P, B>, ClientError> {
+    pub fn into_queue<B: Send + 'static>(self) -> Result<QueueHandle<P, B>, ClientError> {
         let Some(rings) = &self.lease.rings else {
             return Err(self.lease.inner.unusable("the queue was released"));
         };

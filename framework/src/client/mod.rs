@@ -4,7 +4,7 @@
 //! # use doorbell::{client::{Client, ClientError, QueueSpec}, queues::QueueProtocol};
 //! # async fn example<P: QueueProtocol>() -> Result<(), Box<dyn std::error::Error>> {
 //! let client = Client::connect("/run/doorbell/nvme0.sock").await?;
-//! let queue = client.claim::<P>(QueueSpec::depth(64)).await?.into_queue::<P, ()>()?;
+//! let queue = client.claim::<P>(QueueSpec::depth(64)).await?.into_queue::<()>()?;
 //! // submit on `queue`; the broker is not involved any more
 //! queue.release().await?;
 //! # Ok(()) }
@@ -151,7 +151,10 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`]: the depth is not possible, the tier cannot be had, quota, policy, memory.
-    pub async fn claim<P: QueueProtocol>(&self, spec: QueueSpec) -> Result<Claimed, ClientError> {
+    pub async fn claim<P: QueueProtocol>(
+        &self,
+        spec: QueueSpec,
+    ) -> Result<Claimed<P>, ClientError> {
         claim::claim::<P>(&self.inner, spec).await
     }
 

@@ -17,10 +17,12 @@ use crate::dma::DmaError;
 use crate::tier::Tier;
 use doorbell_queues::QueueError;
 
+pub mod erased;
 pub mod registry;
 pub mod rt;
 
-pub use registry::{DynDriver, Registry, RegistryError};
+pub use erased::DynDriver;
+pub use registry::{Registry, RegistryError};
 
 /// Matches PCI identities; `None` matches anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -83,7 +83,7 @@ fn a_dropped_queue_is_given_back_and_its_buffers_too() {
         let before = client.dma().stats();
         {
             let queue = client.claim::<Loop>(QueueSpec::depth(4)).await.unwrap();
-            let queue = queue.into_queue::<Loop, doorbell::dma::DmaShared>().unwrap();
+            let queue = queue.into_queue::<doorbell::dma::DmaShared>().unwrap();
             let buffer = client.dma().alloc_shared(4096).unwrap();
             drop(queue.submit(buffer, |_, _| Command::Stone.entry()).unwrap());
         }

@@ -15,7 +15,7 @@ fn client_role() {
     pollster::block_on(async {
         let client = Client::builder().arena_bytes(1 << 20).connect(socket).await.unwrap();
         let claimed = client.claim::<Loop>(QueueSpec::depth(depth)).await.unwrap();
-        let queue = claimed.into_queue::<Loop, doorbell::dma::DmaShared>().unwrap();
+        let queue = claimed.into_queue::<doorbell::dma::DmaShared>().unwrap();
         let mut flying = Vec::new();
         for _ in 0..depth {
             let buffer = client.dma().alloc_shared(4096).unwrap();

@@ -103,7 +103,7 @@ fn completion(n: u64, count: u64) -> Pair {
 /// all but the last `racing` when the race starts.
 fn entries(pushes: u64, racing: u64, ring: fn(&LoomWord, u32)) {
     loom::model(move || {
-        let (cells, register) = (LoomCells::new(3), LoomWord::new());
+        let (cells, register) = (LoomCells::<Pair>::new(3), LoomWord::new());
         let host = SubmissionRing::<Pair, _>::new(cells.clone());
         let push = move |host: &SubmissionRing<Pair, _>, register: &LoomWord, n| {
             host.push(&entry(n));
@@ -166,7 +166,7 @@ fn completions(posts: u64, post: fn(&LoomCells<Pair>, usize, &Pair)) {
             post(&cells, (last % 2) as usize, &completion(last, 2));
         });
         let taken = Cell::new(false);
-        let mut look = || {
+        let look = || {
             assert_eq!(host.check_order(), Ok(()), "a device in order is never taken for another");
             if let Some(seen) = host.pop().unwrap() {
                 assert!(!taken.replace(true), "taken once");

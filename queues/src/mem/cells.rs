@@ -13,13 +13,13 @@ use super::Owner;
 /// [`SharedMem::cells`](super::SharedMem::cells) gives it.
 ///
 /// A cell is never lent out: [`write`](Self::write) and [`publish`](Self::publish) copy a value in,
-/// [`read`](Self::read) copies it out, each eight bytes as one atomic access. An index outside of the
-/// array is a defect of the caller and panics: both sides keep their indices below
+/// [`read`](Self::read) copies it out, each eight bytes as one atomic access. An index outside of
+/// the array is a defect of the caller and panics: both sides keep their indices below
 /// [`count`](Self::count) and never take one from the other side unchecked.
 ///
 /// # Invariants
-/// * `base` is 8-byte aligned and valid for `count * size_of::<T>()` bytes while `_owner` lives, and
-///   the range is only accessed atomically;
+/// * `base` is 8-byte aligned and valid for `count * size_of::<T>()` bytes while `_owner` lives,
+///   and the range is only accessed atomically;
 /// * `size_of::<T>()` is a multiple of 8 and not 0.
 pub struct Cells<T> {
     base: NonNull<u64>,
@@ -114,8 +114,8 @@ impl<T: Pod> Words<'_, T> {
     }
 }
 
-/// The words of one cell, of shared memory or loom's in a model, and how a value is written and read
-/// through them.
+/// The words of one cell, of shared memory or loom's in a model, and how a value is written and
+/// read through them.
 pub(crate) trait CellWords: Copy {
     fn load(self, word: usize, order: Ordering) -> u64;
     fn store(self, word: usize, value: u64, order: Ordering);

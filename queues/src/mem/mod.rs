@@ -58,8 +58,9 @@ pub type Owner = Arc<dyn Any + Send + Sync>;
 ///
 /// Every access names an offset in bytes and fails with [`OutOfBounds`], having touched nothing, if
 /// it does not lie inside the range or is not aligned as the method says. Nothing here orders
-/// accesses to different words: publish data by a later `Release` store of a word, and read it after
-/// an `Acquire` load of that word. Two sides that race on a word must access it with one size.
+/// accesses to different words: publish data by a later `Release` store of a word, and read it
+/// after an `Acquire` load of that word. Two sides that race on a word must access it with one
+/// size.
 ///
 /// ```
 /// use core::sync::atomic::Ordering;
@@ -187,8 +188,8 @@ impl SharedMem {
         const { assert!(size_of::<T>() > 0 && size_of::<T>().is_multiple_of(8), "whole eights") }
         let len = count.saturating_mul(size_of::<T>());
         let base = self.check(offset, len, 8)?;
-        // SAFETY: `len` bytes are in bounds and aligned; the owner keeps them valid (type invariant);
-        // the size of `T` was checked above.
+        // SAFETY: `len` bytes are in bounds and aligned; the owner keeps them valid (type
+        // invariant); the size of `T` was checked above.
         Ok(unsafe { Cells::new(base.cast(), count, self.owner.clone()) })
     }
 

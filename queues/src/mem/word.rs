@@ -17,8 +17,8 @@ pub trait Word {
     fn swap(&self, value: u32, order: Ordering) -> u32;
 }
 
-/// An aligned 32-bit word in device-shared memory, as [`SharedMem::word32`](super::SharedMem::word32)
-/// gives it. Cloning it shares the same word.
+/// An aligned 32-bit word in device-shared memory, as
+/// [`SharedMem::word32`](super::SharedMem::word32) gives it. Cloning it shares the same word.
 ///
 /// # Invariants
 /// `at` is valid and 4-byte aligned while `_owner` lives, and only accessed atomically.

@@ -12,8 +12,8 @@
 //! What it does not do: it has no clock, so it times out nothing ([`Interrupt`] may, and a driver
 //! does); it does not tell the device when it is dropped; and it does not know what a buffer is.
 //!
-//! Code of others (the entry's builder, callbacks, wakers, buffers' drop, kicks, the interrupt) runs
-//! while the queue's state is whole and nothing of it is borrowed, so it may use the queue.
+//! Code of others (the entry's builder, callbacks, wakers, buffers' drop, kicks, the interrupt)
+//! runs while the queue's state is whole and nothing of it is borrowed, so it may use the queue.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -38,8 +38,8 @@ mod tests;
 mod waiting;
 
 pub use parts::{Completed, QueueParts};
-pub use waiting::SlotFree;
 pub(crate) use waiting::ROUNDS;
+pub use waiting::SlotFree;
 
 /// One completion, as the slots settled it.
 struct Reaped<P: QueueProtocol, B> {
@@ -54,8 +54,9 @@ struct Reaped<P: QueueProtocol, B> {
 /// back, only after the command's completion, or after the queue has ended and the device is known
 /// to be done ([`Fate::end`] with `quiesced`).
 ///
-/// All of its state lies in cells, so that no code of others can find it borrowed. That also makes it
-/// `!Sync`: two threads cannot have it at once, and a future, which borrows it, stays on its thread.
+/// All of its state lies in cells, so that no code of others can find it borrowed. That also makes
+/// it `!Sync`: two threads cannot have it at once, and a future, which borrows it, stays on its
+/// thread.
 ///
 /// ```compile_fail,E0277
 /// # use doorbell_queues::{Queue, QueueProtocol};
@@ -66,7 +67,6 @@ struct Reaped<P: QueueProtocol, B> {
 /// }
 /// ```
 pub struct Queue<P: QueueProtocol, B> {
-    // Hot fields first.
     fate: Arc<Fate>,
     slots: SlotTable<P::Outcome, B>,
     completion: CompletionRing<P>,
@@ -303,9 +303,9 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         QueueError::Violation { queue: self.name.clone(), violation }
     }
 
-    /// Gives the queue up and returns every buffer that it still holds: the device may be writing to
-    /// them. Whoever takes them keeps them until the device is known to be done (the queue deleted
-    /// or the device reset).
+    /// Gives the queue up and returns every buffer that it still holds: the device may be writing
+    /// to them. Whoever takes them keeps them until the device is known to be done (the queue
+    /// deleted or the device reset).
     #[must_use]
     pub fn give_up(self) -> Vec<B> {
         self.fate.end(EndReason::Released, false);

@@ -15,7 +15,8 @@ use crate::wait::{Interrupt, SpinBudget};
 /// What a queue is made of. A framework fills this from a grant.
 ///
 /// The queue drops the two memories with itself, whether the device is done with them or not. An
-/// [`Owner`](crate::mem::Owner) of memory that a device reaches by DMA keeps it in place until it is.
+/// [`Owner`](crate::mem::Owner) of memory that a device reaches by DMA keeps it in place until it
+/// is.
 pub struct QueueParts {
     /// Which queue this is, for errors.
     pub name: QueueName,

@@ -1,8 +1,8 @@
 //! A queue of NVMe's shape (64-byte entries, 16-byte completions) and a device in the same thread,
 //! for counting what the queue itself costs: no other core, no cache line that moves.
 //!
-//! The device does what any must: reads its doorbell, copies each entry out of the ring, looks at its
-//! opcode and address, and publishes a completion. Its work is part of every figure.
+//! The device does what any must: reads its doorbell, copies each entry out of the ring, looks at
+//! its opcode and address, and publishes a completion. Its work is part of every figure.
 
 use std::future::Future;
 use std::pin::Pin;

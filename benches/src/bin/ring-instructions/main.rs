@@ -1,9 +1,9 @@
 //! Counts the instructions and allocations of one command on a queue, with the device in the same
 //! thread and its work included. The device's share is counted on its own as well.
 //!
-//! Without arguments it runs itself under callgrind, twice for each case, and divides the difference
-//! by the operations in between, so that start-up cancels out. `ring-instructions CASE OPERATIONS`
-//! is what it runs, and can be run under any profiler.
+//! Without arguments it runs itself under callgrind, twice for each case, and divides the
+//! difference by the operations in between, so that start-up cancels out. `ring-instructions CASE
+//! OPERATIONS` is what it runs, and can be run under any profiler.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what it prints is its purpose")]
 

@@ -1,14 +1,12 @@
 //! The disk image: an ext4 file system with a few hundred files, and room behind it to write to.
 
-use std::env;
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::dice::Dice;
+use super::programs::{last_line, program, run, succeed};
 
 /// Bytes of the file system.
 pub(crate) const FILE_SYSTEM: u64 = 256 << 20;
@@ -48,7 +46,7 @@ impl Image {
         let mut mkfs = program("mkfs.ext4")?;
         mkfs.args(["-q", "-F", "-L", "doorbell", "-E", "lazy_itable_init=0,lazy_journal_init=0"]);
         mkfs.arg("-d").arg(&source).arg(&path).arg(format!("{}k", FILE_SYSTEM >> 10));
-        run(&mut mkfs)?;
+        succeed(&mut mkfs)?;
         let image = File::options().write(true).open(&path).context("opening the image")?;
         image.set_len(FILE_SYSTEM + SCRATCH).context("making room behind the file system")?;
         image.sync_all().context("writing the image to the disk")?;
@@ -63,12 +61,12 @@ impl Image {
     pub(crate) fn check(&self) -> Result<Result<(), String>> {
         let mut fsck = program("e2fsck")?;
         fsck.arg("-fn").arg(&self.path);
-        let output = fsck.stdin(Stdio::null()).output().context("starting e2fsck")?;
-        if output.status.success() {
+        let ended = run(&mut fsck)?;
+        if ended.status.success() {
             return Ok(Ok(()));
         }
-        let text = String::from_utf8_lossy(&output.stdout);
-        Ok(Err(format!("{} ({})", text.trim().replace('\n', "; "), output.status)))
+        let text = String::from_utf8_lossy(&ended.stdout);
+        Ok(Err(format!("{} ({})", text.trim().replace('\n', "; "), ended.status)))
     }
 
     /// Takes every file out of the image again and compares the checksums: the names of those that
@@ -81,20 +79,18 @@ impl Image {
         fs::create_dir(&out).context("making a folder for the files of the image")?;
         let mut debugfs = program("debugfs")?;
         debugfs.arg("-R").arg("rdump / out").arg(&self.path).current_dir(&self.folder);
-        // It complains where it may not restore a file's owner, which does not matter.
-        debugfs.stderr(Stdio::null());
-        run(&mut debugfs)?;
+        succeed(&mut debugfs)?;
         let mut check = program("sha256sum")?;
         check.args(["--check", "--quiet", "--strict", "../SHA256SUMS"]).current_dir(&out);
-        let output = check.stdin(Stdio::null()).output().context("starting sha256sum")?;
+        let ended = run(&mut check)?;
         fs::remove_dir_all(&out).context("removing the files taken out of the image")?;
-        if output.status.success() {
+        if ended.status.success() {
             return Ok(Vec::new());
         }
-        let text = String::from_utf8_lossy(&output.stdout);
+        let text = String::from_utf8_lossy(&ended.stdout);
         let differing: Vec<String> =
             text.lines().filter_map(|line| line.split(':').next()).map(str::to_owned).collect();
-        ensure!(!differing.is_empty(), "sha256sum failed: {}", last_line(&output.stderr));
+        ensure!(!differing.is_empty(), "sha256sum failed: {}", last_line(&ended.stderr));
         Ok(differing)
     }
 }
@@ -135,43 +131,8 @@ fn record_checksums(source: &Path, to: &Path) -> Result<()> {
     }
     names.sort();
     let mut sum = program("sha256sum")?;
-    sum.args(&names).current_dir(source).stdin(Stdio::null());
-    let output = sum.output().context("starting sha256sum")?;
-    ensure!(output.status.success(), "sha256sum failed: {}", last_line(&output.stderr));
-    let mut file = File::create(to).context("writing the checksums")?;
-    file.write_all(&output.stdout).context("writing the checksums")
-}
-
-/// A program, found on PATH or in the folders of system administration, which the PATH of most
-/// users lacks.
-fn program(name: &str) -> Result<Command> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path)
-        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file());
-    let Some(file) = found else {
-        let package = if name == "sha256sum" { "coreutils" } else { "e2fsprogs" };
-        bail!("{name} is not installed: install the package {package}");
-    };
-    let mut command = Command::new(file);
-    command.env("LC_ALL", "C");
-    Ok(command)
-}
-
-/// Runs a program to its end; its last words are the error.
-fn run(command: &mut Command) -> Result<()> {
-    let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_owned();
-    let name = name.to_string_lossy();
-    let output =
-        command.stdin(Stdio::null()).output().with_context(|| format!("starting {name}"))?;
-    ensure!(output.status.success(), "{name} failed: {}", last_line(&output.stderr));
-    Ok(())
-}
-
-fn last_line(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it did not say why").to_owned()
+    let ended = succeed(sum.args(&names).current_dir(source))?;
+    fs::write(to, ended.stdout).context("writing the checksums")
 }
 
 #[cfg(test)]
@@ -193,11 +154,5 @@ mod tests {
         assert_eq!(image.check().unwrap(), Ok(()), "what lies behind the file system is not its");
         file.write_all_at(&[0xff; 65_536], 4096).unwrap();
         assert!(image.check().unwrap().is_err());
-    }
-
-    #[test]
-    fn a_missing_program_names_its_package() {
-        let error = program("no-such-program").unwrap_err().to_string();
-        assert!(error.contains("e2fsprogs"), "{error}");
     }
 }

@@ -4,7 +4,7 @@ use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use doorbell_bench::Placement;
@@ -18,6 +18,7 @@ pub(crate) mod dice;
 mod image;
 mod measure;
 mod narrate;
+mod programs;
 pub(crate) mod role;
 mod summary;
 mod supervise;
@@ -30,8 +31,8 @@ use role::{Measured, Role, Said, Verified, Work, hear};
 use summary::{Findings, shown};
 use supervise::Supervised;
 
-/// The longest that a child may live.
-const LIFE: Duration = Duration::from_secs(50);
+/// How long after the demo's beginning its last child must have ended.
+const LIFE: Duration = Duration::from_secs(55);
 
 /// The namespace that is the image.
 const IMAGE: u32 = 1;
@@ -44,13 +45,19 @@ struct Stage {
     broker: Supervised,
     socket: PathBuf,
     narrator: Narrator,
+    until: Instant,
 }
 
 /// Runs the demo.
 pub(crate) fn run(args: &Demo) -> Result<()> {
     let narrator = Narrator::new(args.json);
+    let until = Instant::now() + LIFE;
     let seed = args.seed.unwrap_or_else(random_seed);
     let folder = Folder::make(args.keep.as_deref())?;
+    // Better to learn now than in the end that it cannot be written.
+    let report = File::create(&args.report)
+        .with_context(|| format!("cannot write the report to {}", args.report.display()))?;
+    drop(report);
     narrator.step(&format!("making a disk image (seed {seed})"));
     let image = Image::make(folder.path(), seed)?;
     let about = format!(
@@ -60,7 +67,7 @@ pub(crate) fn run(args: &Demo) -> Result<()> {
         bytes(image.bytes)
     );
     narrator.detail(&about);
-    let mut stage = Stage::set(folder.path(), &image, narrator)?;
+    let mut stage = Stage::set(folder.path(), &image, narrator, until)?;
     let mut findings = stage.play(&image, seed, args.measure, about)?;
     stage.close(folder.path())?;
     stage.narrator.step("checking the image (e2fsck -fn) and the files in it");
@@ -93,7 +100,7 @@ fn tell(args: &Demo, findings: &Findings, narrator: &Narrator, folder: &Folder) 
 
 impl Stage {
     /// Starts the broker, as an operator would.
-    fn set(folder: &Path, image: &Image, narrator: Narrator) -> Result<Self> {
+    fn set(folder: &Path, image: &Image, narrator: Narrator, until: Instant) -> Result<Self> {
         let socket = folder.join("nvme0.sock");
         let file = image.path.to_string_lossy();
         let spec = format!("soft:nvme,image={file},ram=64M");
@@ -106,12 +113,12 @@ impl Stage {
             serve.args(["--core", &cores.device.to_string()]);
         }
         serve.stdin(Stdio::null()).stderr(log);
-        let mut broker = Supervised::start("the broker", serve, LIFE)?;
+        let mut broker = Supervised::start("the broker", serve, until)?;
         match broker.line("its first line") {
             Ok(ready) => narrator.detail(&ready),
             Err(error) => return Err(error.context(last_words(folder))),
         }
-        Ok(Self { broker, socket, narrator })
+        Ok(Self { broker, socket, narrator, until })
     }
 
     /// Steps 3 to 5 of the demo.
@@ -177,7 +184,7 @@ impl Stage {
         command.arg("demo-client").arg(serde_json::to_string(&role)?).stdin(stdin);
         // What it has to say it says in lines; its error would only repeat them.
         command.stderr(Stdio::null());
-        Supervised::start(name, command, LIFE)
+        Supervised::start(name, command, self.until)
     }
 
     /// Lets a comparing client finish what it is at and waits for what it found.

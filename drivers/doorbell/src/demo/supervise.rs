@@ -22,13 +22,13 @@ pub(crate) struct Supervised {
 }
 
 impl Supervised {
-    /// Starts a child that must have ended after `limit`. What it writes to standard output arrives
+    /// Starts a child that must have ended at `until`. What it writes to standard output arrives
     /// as lines; its standard input is open until [`Supervised::tell_to_end`], unless the command
     /// has another.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub(crate) fn start(name: &str, mut command: Command, limit: Duration) -> Result<Self> {
+    pub(crate) fn start(name: &str, mut command: Command, until: Instant) -> Result<Self> {
         let spawned = command.stdout(Stdio::piped()).spawn();
         let mut child = spawned.with_context(|| format!("starting {name}"))?;
         let stdin = child.stdin.take();
@@ -44,7 +44,7 @@ impl Supervised {
                 }
             });
         }
-        Ok(Self { name: name.to_owned(), child, lines, stdin, until: Instant::now() + limit })
+        Ok(Self { name: name.to_owned(), child, lines, stdin, until })
     }
 
     /// Its process id.
@@ -153,12 +153,14 @@ mod tests {
         command
     }
 
-    const LONG: Duration = Duration::from_secs(30);
+    fn long() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
 
     #[test]
     fn lines_arrive_and_the_end_is_told() {
         let mut child =
-            Supervised::start("a shell", shell("echo one; read x; echo two"), LONG).unwrap();
+            Supervised::start("a shell", shell("echo one; read x; echo two"), long()).unwrap();
         assert_eq!(child.line("a line").unwrap(), "one");
         assert!(child.line_at_once().is_none());
         child.tell_to_end();
@@ -170,9 +172,9 @@ mod tests {
 
     #[test]
     fn a_failure_is_an_error_and_a_deadline_ends_the_wait() {
-        let child = Supervised::start("a shell", shell("exit 3"), LONG).unwrap();
+        let child = Supervised::start("a shell", shell("exit 3"), long()).unwrap();
         assert!(child.finish().unwrap_err().to_string().contains("exit status: 3"));
-        let short = Duration::from_millis(20);
+        let short = Instant::now() + Duration::from_millis(20);
         let mut child = Supervised::start("a shell", shell("sleep 60"), short).unwrap();
         assert!(child.line("anything").unwrap_err().to_string().contains("anything"));
         assert!(child.wait().is_err());
@@ -180,7 +182,7 @@ mod tests {
 
     #[test]
     fn dropping_it_kills_it() {
-        let child = Supervised::start("a shell", shell("sleep 60"), LONG).unwrap();
+        let child = Supervised::start("a shell", shell("sleep 60"), long()).unwrap();
         let pid = Pid::from_raw(child.pid()).unwrap();
         drop(child);
         assert!(rustix::process::test_kill_process(pid).is_err());

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The longest that anything here may take.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program under test.
-pub fn doorbell() -> Command {
+pub(crate) fn doorbell() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_doorbell"));
     command.stdin(Stdio::null()).env_remove("DOORBELL_LOG").env_remove("JOURNAL_STREAM");
     command
@@ -22,37 +22,37 @@ pub fn doorbell() -> Command {
 
 /// How a command ended.
 #[derive(Debug)]
-pub struct Ended {
-    pub code: Option<i32>,
-    pub out: Vec<u8>,
-    pub err: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: Vec<u8>,
+    pub(crate) err: String,
 }
 
 impl Ended {
     /// Standard output, of a command that must have succeeded.
     #[track_caller]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         assert_eq!(self.code, Some(0), "{self:?}");
         String::from_utf8_lossy(&self.out).into_owned()
     }
 
     /// Standard output as JSON, of a command that must have succeeded.
     #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         let text = self.text();
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
     /// Checks that it failed with one line that contains every one of `parts`.
     #[track_caller]
-    pub fn fails_with(&self, parts: &[&str]) {
+    pub(crate) fn fails_with(&self, parts: &[&str]) {
         assert_eq!(self.err.lines().count(), 1, "one line: {self:?}");
         self.ends_with(parts);
     }
 
     /// Checks that it failed and that its last line contains every one of `parts`.
     #[track_caller]
-    pub fn ends_with(&self, parts: &[&str]) {
+    pub(crate) fn ends_with(&self, parts: &[&str]) {
         assert!(self.code.is_some_and(|code| code != 0), "{self:?}");
         let last = self.err.lines().last().unwrap_or_default();
         assert!(last.starts_with("doorbell: "), "{self:?}");
@@ -67,7 +67,7 @@ impl Ended {
 
 /// Runs a command to its end, or kills it after [`PATIENCE`].
 #[track_caller]
-pub fn run(command: &mut Command) -> Ended {
+pub(crate) fn run(command: &mut Command) -> Ended {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let out = read_all(child.stdout.take().unwrap());
     let err = read_all(child.stderr.take().unwrap());
@@ -86,7 +86,7 @@ fn read_all(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
 
 /// Waits for a child's end, or kills it after [`PATIENCE`].
 #[track_caller]
-pub fn wait(child: &mut Child) -> ExitStatus {
+pub(crate) fn wait(child: &mut Child) -> ExitStatus {
     let begin = Instant::now();
     loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -103,7 +103,7 @@ pub fn wait(child: &mut Child) -> ExitStatus {
 
 /// Looks again and again until `look` finds something.
 #[track_caller]
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
         if let Some(found) = look() {
@@ -116,14 +116,14 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// A child that is killed when it is dropped.
 #[derive(Debug)]
-pub struct Guard(pub Child);
+pub(crate) struct Guard(pub(crate) Child);
 
 impl Guard {
-    pub fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.0.id()).unwrap()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_raw(self.pid()).unwrap(), signal).unwrap();
     }
 }
@@ -137,22 +137,22 @@ impl Drop for Guard {
 
 /// A broker in a folder of its own.
 #[derive(Debug)]
-pub struct Broker {
-    pub process: Guard,
-    pub socket: PathBuf,
-    pub folder: tempfile::TempDir,
+pub(crate) struct Broker {
+    pub(crate) process: Guard,
+    pub(crate) socket: PathBuf,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Broker {
     /// Serves a device and waits until clients can connect.
     #[track_caller]
-    pub fn serve(spec: &str) -> Self {
+    pub(crate) fn serve(spec: &str) -> Self {
         Self::serve_with(spec, |_, _| {})
     }
 
     /// The same with more arguments.
     #[track_caller]
-    pub fn serve_with(spec: &str, more: impl FnOnce(&mut Command, &Path)) -> Self {
+    pub(crate) fn serve_with(spec: &str, more: impl FnOnce(&mut Command, &Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("nvme0.sock");
         let mut command = doorbell();
@@ -180,18 +180,18 @@ impl Broker {
 
     /// Runs a command against it.
     #[track_caller]
-    pub fn ask(&self, arguments: &[&str]) -> Ended {
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Ended {
         run(doorbell().args(arguments).arg("--socket").arg(&self.socket))
     }
 
     /// Its status, as JSON.
     #[track_caller]
-    pub fn status(&self) -> serde_json::Value {
+    pub(crate) fn status(&self) -> serde_json::Value {
         self.ask(&["status", "--json"]).json()[0]["report"].clone()
     }
 
     /// Starts a client that keeps a queue busy for long.
-    pub fn busy_client(&self) -> Guard {
+    pub(crate) fn busy_client(&self) -> Guard {
         let mut command = doorbell();
         command.args(["bench", "--depth", "16", "--seconds", "600", "--socket"]).arg(&self.socket);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
@@ -200,7 +200,7 @@ impl Broker {
 
     /// Waits until a process holds a queue.
     #[track_caller]
-    pub fn await_queue_of(&self, pid: i32) {
+    pub(crate) fn await_queue_of(&self, pid: i32) {
         until("a client to hold a queue", || {
             let status = self.status();
             let sessions = status["sessions"].as_array().unwrap();
@@ -213,6 +213,6 @@ impl Broker {
 }
 
 /// A file of so many bytes.
-pub fn file(path: &Path, bytes: u64) {
+pub(crate) fn file(path: &Path, bytes: u64) {
     std::fs::File::create(path).unwrap().set_len(bytes).unwrap();
 }

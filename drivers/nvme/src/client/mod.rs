@@ -130,7 +130,7 @@ impl Nvme {
         };
         let pages = SlotPages::new(&memory, page, slots).map_err(|_| NvmeError::Answer(device))?;
         let max_transfer = controller.max_transfer.unwrap_or(u64::MAX).min(page.most_bytes());
-        let queue = claimed.into_queue::<NvmeProtocol, Payload>()?;
+        let queue = claimed.into_queue::<Payload>()?;
         let (client, pages) = (client.clone(), Arc::new(pages));
         Ok(Self { queue, pages, max_transfer, controller, namespaces, client })
     }

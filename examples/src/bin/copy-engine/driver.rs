@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use doorbell::bus::{Bar, Device, Quiesced, QueueToken, Recovered};
+use doorbell::Deadline;
+use doorbell::bus::{Bar, Device, QueueToken, Quiesced, Recovered};
 use doorbell::driver::{
     DeviceMatch, Driver, DriverError, Plan, QueueGrant, QueueMemory, QueueRequest, Scope, Who,
 };
-use doorbell::Deadline;
 
 use crate::protocol::{Completion, Descriptor};
 
@@ -105,7 +105,7 @@ impl Driver for CopyEngine {
         }
     }
 
-// ANCHOR: create
+    // ANCHOR: create
     async fn create_queue(
         &self,
         id: u16,
@@ -124,9 +124,9 @@ impl Driver for CopyEngine {
             vector: id,
         })
     }
-// ANCHOR_END: create
+    // ANCHOR_END: create
 
-// ANCHOR: quiesce
+    // ANCHOR: quiesce
     async fn quiesce_queue(
         &self,
         queue: QueueToken,
@@ -141,7 +141,7 @@ impl Driver for CopyEngine {
             Err(error) => Err((queue, error)),
         }
     }
-// ANCHOR_END: quiesce
+    // ANCHOR_END: quiesce
 
     async fn admin(&self, _who: &Who, (): ()) -> Result<u32, DriverError> {
         Ok(EngineRegisters::new(self.bar.clone()).id().read()?.bits())
@@ -162,4 +162,3 @@ impl Driver for CopyEngine {
         Ok(registers.control().write(Control::default())?)
     }
 }
-

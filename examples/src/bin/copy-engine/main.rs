@@ -33,8 +33,7 @@ async fn copy_a_few() -> Result<()> {
         .driver::<CopyEngine>()
         .model("copy-engine", |_options| Ok(Box::new(CopyModel::new())));
     let client = local::open("soft:copy-engine", &registry).await?;
-    let claimed = client.claim::<CopyProtocol>(QueueSpec::depth(16)).await?;
-    let queue = claimed.into_queue::<CopyProtocol, _>()?;
+    let queue = client.claim::<CopyProtocol>(QueueSpec::depth(16)).await?.into_queue()?;
     println!("queue {} of {}, tier {}", queue.id(), client.device().name, queue.tier());
 
     for round in 0..4_u8 {

@@ -95,11 +95,18 @@ impl CopyModel {
 
 impl SoftDevice for CopyModel {
     fn identity(&self) -> Identity {
-        Identity { name: "".into(), vendor: VENDOR, device: DEVICE, class: 0x08_80_00, numa_node: None }
+        Identity {
+            name: "".into(),
+            vendor: VENDOR,
+            device: DEVICE,
+            class: 0x08_80_00,
+            numa_node: None,
+        }
     }
 
     fn regions(&self) -> Vec<Region> {
-        vec![Region { index: 0, size: 0x2000, mappable: vec![DOORBELLS..0x2000] }]
+        let doorbells = DOORBELLS..0x2000;
+        vec![Region { index: 0, size: 0x2000, mappable: vec![doorbells] }]
     }
 
     fn vectors(&self) -> u16 {
@@ -136,7 +143,15 @@ impl SoftDevice for CopyModel {
                 let (submission, completion) = (ring.submission, ring.completion);
                 let entries = value as u16;
                 let enabled = value & 1 << 31 != 0 && entries >= 2;
-                *ring = Ring { submission, completion, entries, enabled, head: 0, tail: 0, phase: true };
+                *ring = Ring {
+                    submission,
+                    completion,
+                    entries,
+                    enabled,
+                    head: 0,
+                    tail: 0,
+                    phase: true,
+                };
                 let id = (offset - QUEUE_BLOCKS) / QUEUE_STRIDE;
                 let doorbell = DOORBELLS + id * 2 * DOORBELL_STRIDE;
                 // A new queue begins at tail 0, whatever its last owner left in the doorbell.

@@ -1,13 +1,14 @@
 //! Taking back everything of a client: the whole proof chain, and the orderly shutdown.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::Worker;
-use super::records::{QueueState, Session};
+use super::records::{Arena, QueueState, Records, Session};
 use crate::broker::BrokerError;
 use crate::bus::{PartitionQuiesced, Revoked};
 use crate::deadline::Deadline;
+use crate::dma::{DmaError, Partition};
 use crate::wire::{EndCause, ReclaimCause, ReclaimReport, Refusal, Reply, RevokeTarget};
 
 impl Worker {
@@ -23,7 +24,7 @@ impl Worker {
         };
         // A queue that is being made right now is ended by whoever makes it, or by us after that.
         let limit = self.timeouts.create + self.timeouts.quiesce;
-        let idle = |records: &super::Records| {
+        let idle = |records: &Records| {
             records.sessions.get(&session).is_none_or(|session| session.creating == 0)
         };
         if !self.until(limit, idle).await {
@@ -58,14 +59,11 @@ impl Worker {
     ) -> ReclaimReport {
         let records = &mut *self.records.borrow_mut();
         let held: BTreeSet<u16> = session.queues.keys().copied().collect();
+        let orderly = held.is_empty() && cause == ReclaimCause::Died;
         let mut report = ReclaimReport {
             session: number,
             pid: session.peer.pid,
-            cause: if held.is_empty() && cause == ReclaimCause::Died {
-                ReclaimCause::Closed
-            } else {
-                cause
-            },
+            cause: if orderly { ReclaimCause::Closed } else { cause },
             queues: 0,
             mappings: 0,
             bytes: 0,
@@ -81,28 +79,38 @@ impl Worker {
         }
         report.queues = proofs.len() as u32;
         let free: Vec<u16> = proofs.iter().map(Revoked::queue).collect();
-        let Some(mut partition) = session.partition else {
-            records.free_queues.extend(free);
-            report.micros = started.elapsed().as_micros() as u64;
-            return report;
-        };
-        let proof = PartitionQuiesced::of(partition.id(), &held, proofs).ok();
-        for arena in session.arenas.into_values() {
+        if let Some(partition) = session.partition {
+            let proof = PartitionQuiesced::of(partition.id(), &held, proofs).ok();
+            self.unmap_all(records, partition, session.arenas, proof.as_ref(), &mut report);
+        }
+        records.free_queues.extend(free);
+        report.micros = started.elapsed().as_micros() as u64;
+        report
+    }
+
+    /// Unmaps a client's arenas and gives its partition back; what cannot be unmapped is quarantined.
+    fn unmap_all(
+        &self,
+        records: &mut Records,
+        mut partition: Partition,
+        arenas: BTreeMap<u32, Arena>,
+        proof: Option<&PartitionQuiesced>,
+        report: &mut ReclaimReport,
+    ) {
+        for arena in arenas.into_values() {
             let len = arena.mapping.len;
-            let unmapped = match &proof {
+            let unmapped = match proof {
                 Some(proof) => self.bus.dma().unmap(arena.mapping, proof),
-                None => Err((
-                    arena.mapping,
-                    crate::dma::DmaError::Unreachable(
-                        "a queue of the partition did not end".to_owned(),
-                    ),
-                )),
+                None => {
+                    let why = "a queue of the partition did not end";
+                    Err((arena.mapping, DmaError::Unreachable(why.to_owned())))
+                }
             };
             match unmapped.map(|unmapped| partition.release(unmapped)) {
                 Ok(Ok(())) => {
                     report.mappings += 1;
                     report.bytes += len;
-                    // The memory is released here: after the unmap, before the range is reused.
+                    // The memory is released here, before anyone can be given the range.
                     drop(arena.memfd);
                 }
                 Ok(Err(error)) => {
@@ -117,13 +125,9 @@ impl Worker {
                 }
             }
         }
-        match records.iova.release(partition) {
-            Ok(()) => {}
-            Err(partition) => records.iova.quarantine(partition),
+        if let Err(partition) = records.iova.release(partition) {
+            records.iova.quarantine(partition);
         }
-        records.free_queues.extend(free);
-        report.micros = started.elapsed().as_micros() as u64;
-        report
     }
 
     /// An operator takes grants back.

@@ -1,4 +1,5 @@
-//! The life of an [`InFlight`](crate::InFlight): every state in which it is polled, dropped, leaked.
+//! The life of an [`InFlight`](crate::InFlight): every state in which it is polled, dropped,
+//! leaked.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -170,6 +171,9 @@ fn an_end_that_is_quiesced_gives_the_buffer_back() {
     // A device that completes after it was said to be done is no further news.
     rig.device.post(tag, rig.device.head(), 0);
     assert_eq!(rig.queue.poll(1), Ok(1));
+    // But one that does so again and again could hold a thread.
+    rig.device.post(tag, rig.device.head(), 0);
+    assert!(matches!(rig.queue.poll(1), Err(QueueError::Violation { .. })));
     drop(future);
     let kept = rig.queue.give_up();
     assert!(kept.is_empty());

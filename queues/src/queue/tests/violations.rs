@@ -1,4 +1,5 @@
-//! Devices that break the protocol: an error that names device, queue and id, and a queue that ends.
+//! Devices that break the protocol: an error that names device, queue and id, and a queue that
+//! ends.
 
 use std::future::Future;
 use std::pin::pin;

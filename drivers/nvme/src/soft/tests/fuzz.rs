@@ -57,7 +57,7 @@ fn bench(builder: Builder) -> (Bench, Pair) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn io_commands_complete(entries in prop::collection::vec(sqe(false), 1..60)) {

@@ -99,7 +99,7 @@ fn check(mps: u8, blocks: u32, head: u64, entry: u64, shuffle: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn any_layout_moves_the_same_bytes(
