@@ -48,7 +48,8 @@ pub trait Interrupt {
     /// otherwise registers the task's waker. Many tasks may be registered at once: all are woken.
     /// It is also ready, and wakes every task, when another thread ends the queue's
     /// [`Fate`](crate::Fate). `parked` names the command that waits: an implementation with a clock
-    /// enforces the command's time limit from it, whether or not the task is polled again.
+    /// enforces the command's time limit from it. It wakes the task first and acts only if the task
+    /// parks again, so that a command which has completed unnoticed is not taken for a hung one.
     fn poll_fired(&self, cx: &mut Context<'_>, parked: &mut Parked) -> Poll<Result<(), WaitError>>;
 }
 

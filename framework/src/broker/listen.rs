@@ -15,6 +15,10 @@ use crate::deadline::Deadline;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
+/// How long a killed broker's socket may still accept: the kernel ends its io_uring, which holds the
+/// socket, some time after the process. Nothing tells when; so this is looked at again and again.
+const AFTERLIFE: Duration = Duration::from_millis(300);
+
 /// A socket that listens. Dropping it removes it from the file system, if it is still ours.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -111,14 +115,18 @@ fn remove_stale(path: &Path) -> Result<(), BrokerError> {
         }
         Ok(_) => {}
     }
-    let probe = new_socket().map_err(os("making a socket"))?;
     let address = SocketAddrUnix::new(path).map_err(|errno| os("naming it")(errno.into()))?;
-    match rustix::net::connect(&probe, &address) {
-        Err(rustix::io::Errno::CONNREFUSED) => {
-            tracing::info!(socket = %path.display(), "replacing the socket of a dead broker");
-            std::fs::remove_file(path).map_err(os("removing the dead broker's socket"))
+    let deadline = Deadline::after(AFTERLIFE);
+    loop {
+        let probe = new_socket().map_err(os("making a socket"))?;
+        match rustix::net::connect(&probe, &address) {
+            Err(rustix::io::Errno::CONNREFUSED) => {
+                tracing::info!(socket = %path.display(), "replacing the socket of a dead broker");
+                return std::fs::remove_file(path).map_err(os("removing the dead broker's socket"));
+            }
+            Ok(()) if !deadline.expired() => std::thread::sleep(Duration::from_millis(5)),
+            // Connected, or its backlog is full, or it is of another type: somebody is there.
+            _ => return Err(BrokerError::SocketInUse { socket: socket() }),
         }
-        // Connected, or its backlog is full, or it is of another type: somebody is there.
-        _ => Err(BrokerError::SocketInUse { socket: socket() }),
     }
 }

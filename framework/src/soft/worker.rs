@@ -13,7 +13,7 @@ use super::{HarnessOptions, Progress, SoftCx, SoftDevice};
 
 /// Idle polls between two looks at the clock.
 const CLOCK_EVERY: u32 = 64;
-/// Idle polls before the loop begins to yield to a sibling hyper-thread.
+/// Idle polls before the loop begins to yield: to a sibling hyper-thread, and to other threads.
 const EAGER: u32 = 256;
 /// The first nap of a device whose peer cannot kick.
 const SHORTEST_NAP: Duration = Duration::from_micros(50);
@@ -91,6 +91,10 @@ impl Worker {
                 if now.duration_since(*since.get_or_insert(now)) >= self.options.spin {
                     self.sleep();
                     idle = 0;
+                } else if idle > EAGER {
+                    // A client on the same core has work for us only if it runs. Alone on a core this
+                    // is one short system call in some microseconds without work.
+                    std::thread::yield_now();
                 }
             } else if idle > EAGER {
                 std::hint::spin_loop();
