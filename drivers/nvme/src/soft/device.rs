@@ -40,6 +40,11 @@ impl SoftDevice for SoftNvme {
         vec![Region { index: 0, size, mappable: vec![doorbells] }]
     }
 
+    fn exclusive_pages(&self, region: u8) -> bool {
+        // A doorbell stride of 4 << 10 bytes (CAP.DSTRD, base 3.1.3.1) gives each a page of its own.
+        region == 0 && self.regs.cap.dstrd() >= 10
+    }
+
     fn vectors(&self) -> u16 {
         self.vector_count()
     }
