@@ -175,14 +175,14 @@ mod tests {
         let child = Supervised::start("a shell", shell("exit 3"), long()).unwrap();
         assert!(child.finish().unwrap_err().to_string().contains("exit status: 3"));
         let short = Instant::now() + Duration::from_millis(20);
-        let mut child = Supervised::start("a shell", shell("sleep 60"), short).unwrap();
+        let mut child = Supervised::start("a shell", shell("exec sleep 60"), short).unwrap();
         assert!(child.line("anything").unwrap_err().to_string().contains("anything"));
         assert!(child.wait().is_err());
     }
 
     #[test]
     fn dropping_it_kills_it() {
-        let child = Supervised::start("a shell", shell("sleep 60"), long()).unwrap();
+        let child = Supervised::start("a shell", shell("exec sleep 60"), long()).unwrap();
         let pid = Pid::from_raw(child.pid()).unwrap();
         drop(child);
         assert!(rustix::process::test_kill_process(pid).is_err());
