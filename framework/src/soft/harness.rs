@@ -34,7 +34,8 @@ pub struct HarnessOptions {
     pub name: Arc<str>,
     /// How long the thread spins without work before it sleeps.
     pub spin: Duration,
-    /// The CPU to pin the thread to (an OS index, see [`crate::topology`]).
+    /// The CPU to pin the thread to (an OS index, see [`crate::topology`]). If `None`, the thread keeps
+    /// to the cores near the NUMA node that the model names, if it names one.
     pub cpu: Option<usize>,
     /// Doorbells may be written by a peer that cannot kick (a virtual machine): the thread then naps
     /// for bounded, growing intervals instead of sleeping until it is woken.

@@ -54,10 +54,12 @@ impl Worker {
     pub(super) fn run(mut self, _running: Sender<()>) {
         let _alive = Alive(Arc::clone(&self.shared));
         let device = Arc::clone(&self.shared.identity.name);
-        if let Some(cpu) = self.options.cpu
-            && let Err(error) = crate::topology::pin_thread(cpu)
-        {
-            tracing::warn!(%device, cpu, %error, "the device's thread is not pinned");
+        let placed = match self.options.cpu {
+            Some(cpu) => crate::topology::pin_thread(cpu),
+            None => crate::topology::place_thread(self.shared.identity.numa_node).map(drop),
+        };
+        if let Err(error) = placed {
+            tracing::warn!(%device, %error, "the device's thread is not placed");
         }
         // A panic ends this thread only. The model is not used again, so its state does not matter.
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.work()));

@@ -134,6 +134,25 @@ pub fn pin_thread(cpu: usize) -> io::Result<()> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
+/// Keeps the calling thread on the cores near a device's node, of those that it may use. For an
+/// unknown node, or one without such cores, nothing is changed. Returns whether it was placed.
+///
+/// # Errors
+/// The kernel's.
+pub fn place_thread(numa_node: Option<u32>) -> io::Result<bool> {
+    if numa_node.is_none() {
+        return Ok(false);
+    }
+    let (topology, allowed) = (Topology::load(), allowed()?);
+    let mut set = rustix::thread::CpuSet::new();
+    topology.near(numa_node).iter().filter(|cpu| allowed.contains(*cpu)).for_each(|c| set.set(c));
+    if set.count() == 0 {
+        return Ok(false);
+    }
+    rustix::thread::sched_setaffinity(None, &set)?;
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +164,19 @@ mod tests {
             pin_thread(cpu).unwrap();
             assert_eq!(allowed().unwrap().iter().collect::<Vec<_>>(), [cpu]);
             assert!(pin_thread(1 << 20).is_err());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_thread_keeps_to_the_cores_of_its_devices_node() {
+        std::thread::spawn(|| {
+            assert!(!place_thread(None).unwrap());
+            let topology = Topology::load();
+            let Some(node) = topology.nodes().next() else { return };
+            assert!(place_thread(Some(node)).unwrap());
+            assert!(allowed().unwrap().iter().all(|cpu| topology.near(Some(node)).contains(cpu)));
         })
         .join()
         .unwrap();

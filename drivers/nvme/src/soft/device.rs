@@ -29,7 +29,7 @@ impl SoftNvme {
 impl SoftDevice for SoftNvme {
     fn identity(&self) -> Identity {
         let name = "soft:nvme".into();
-        Identity { name, vendor: VENDOR, device: DEVICE, class: CLASS, numa_node: None }
+        Identity { name, vendor: VENDOR, device: DEVICE, class: CLASS, numa_node: self.config.numa }
     }
 
     fn regions(&self) -> Vec<Region> {

@@ -217,6 +217,7 @@ fn first_image(config: &Config) -> PathBuf {
 /// | `depth=N` | most entries of an I/O queue; 1024 |
 /// | `dstrd=N` | doorbell stride, CAP.DSTRD; 4 |
 /// | `mdts=N` | most bytes of a transfer, `4096 << N`; 5 |
+/// | `numa=N` | NUMA node whose cores serve the device; none |
 /// | `serial=TEXT` | serial number |
 /// | `readonly=yes` | write protected |
 /// | `fault=KIND@N` | a fault at the N-th I/O command, for tests: see [`InjectKind`] |

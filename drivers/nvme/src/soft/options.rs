@@ -31,6 +31,8 @@ pub(crate) struct Config {
     pub(crate) dstrd: u8,
     /// Maximum data transfer size, 1 to 8: `4096 << mdts` bytes.
     pub(crate) mdts: u8,
+    /// NUMA node that the device belongs to, if any.
+    pub(crate) numa: Option<u32>,
     /// Serial number, 1 to 20 printable ASCII characters.
     pub(crate) serial: String,
     /// True if no command may change a namespace.
@@ -45,7 +47,7 @@ pub enum OptionError {
     /// No such option.
     #[error(
         "option {0}: the software controller has no such option; there are image, ram, null, lba, \
-         queues, depth, dstrd, mdts, serial, readonly, fault"
+         queues, depth, dstrd, mdts, numa, serial, readonly, fault"
     )]
     Unknown(String),
     /// A value that is not what the option takes.
@@ -108,6 +110,7 @@ impl Default for Config {
             depth: 1024,
             dstrd: 4,
             mdts: 5,
+            numa: None,
             serial: String::new(),
             readonly: false,
             injections: Vec::new(),
@@ -184,6 +187,14 @@ impl Builder {
         self
     }
 
+    /// NUMA node that the device belongs to: its thread, and the broker's for it, keep to the cores
+    /// near that node. Default: none, and no thread is placed.
+    #[must_use]
+    pub fn numa(mut self, node: u32) -> Self {
+        self.config.numa = Some(node);
+        self
+    }
+
     /// Serial number. Default: derived from the images, or from the process.
     #[must_use]
     pub fn serial(mut self, serial: &str) -> Self {
@@ -220,6 +231,7 @@ impl Builder {
             "depth" => self.depth(number("depth", value)?),
             "dstrd" => self.dstrd(number("dstrd", value)?),
             "mdts" => self.mdts(number("mdts", value)?),
+            "numa" => self.numa(number("numa", value)?),
             "serial" => self.serial(value),
             "readonly" => self.readonly(flag(value)?),
             "fault" => {

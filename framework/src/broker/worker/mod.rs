@@ -111,6 +111,10 @@ impl Worker {
         closer: Closer,
     ) -> Result<Self, BrokerError> {
         let bus = registry.open_bus(&spec)?;
+        // The device's admin queue is served from near it. A broker that may not be placed works too.
+        if let Err(error) = crate::topology::place_thread(bus.identity().numa_node) {
+            tracing::warn!(device = %bus.identity().name, %error, "the worker is not placed");
+        }
         let identity = bus.identity().clone();
         let entry = *registry.find(&identity)?;
         let name = Arc::clone(&identity.name);
