@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, bail};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use anyhow::{Context, Result};
+use doorbell::topology;
+use rustix::thread::CpuSet;
 use serde::{Deserialize, Serialize};
 
 /// Two cores: one for the client, another for the device. A floor and a figure are only comparable
@@ -48,8 +49,8 @@ fn choose_from(
 
 /// The cores that this thread may run on.
 fn allowed() -> Result<Vec<usize>> {
-    let set = sched_getaffinity(None).context("asking which cores this process may use")?;
-    Ok((0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
+    let allowed = topology::allowed().context("asking which cores this process may use")?;
+    Ok(allowed.iter().collect())
 }
 
 /// Keeps the calling thread, and every thread it starts from now on, on one core.
@@ -57,12 +58,7 @@ fn allowed() -> Result<Vec<usize>> {
 /// # Errors
 /// If there is no such core, or this process may not use it.
 pub fn pin_to(core: usize) -> Result<()> {
-    if core >= CpuSet::MAX_CPU {
-        bail!("there is no core {core}; the last possible one is {}", CpuSet::MAX_CPU - 1);
-    }
-    let mut set = CpuSet::new();
-    set.set(core);
-    sched_setaffinity(None, &set)
+    topology::pin_thread(core)
         .with_context(|| format!("pinning to core {core}; is it one that this process may use?"))
 }
 

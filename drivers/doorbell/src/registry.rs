@@ -4,11 +4,11 @@ use anyhow::Result;
 use doorbell::client::{Client, QueueSpec};
 use doorbell::driver::Registry;
 use doorbell::local;
-use doorbell_nvme::{Nvme, NvmeDriver};
+use doorbell_nvme::Nvme;
 
 /// Everything there is.
 pub(crate) fn all() -> Registry {
-    Registry::new().driver::<NvmeDriver>().model("nvme", doorbell_nvme::soft::build)
+    doorbell_nvme::registry()
 }
 
 /// Opens a device in this process, without a broker, and claims a queue of it.
