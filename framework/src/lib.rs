@@ -16,6 +16,7 @@
 //! * [`client`]: what a program uses; [`local`] is the same without a broker process.
 //! * [`wait`]: interrupts under tokio, tokio-uring, or no runtime at all.
 //! * [`wire`]: the control protocol between client and broker.
+//! * [`pci`]: PCI addresses and config space.
 //! * [`topology`]: which cores and which memory are near a device.
 //!
 //! The queues themselves are the crate [`doorbell_queues`], re-exported as [`queues`].
@@ -36,6 +37,7 @@ pub mod dma;
 pub mod driver;
 #[cfg(feature = "broker")]
 pub mod local;
+pub mod pci;
 #[cfg(feature = "soft")]
 pub mod soft;
 pub mod spec;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::pci::Address;
+
 /// A device, as named on a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceSpec {
@@ -14,8 +16,13 @@ pub enum DeviceSpec {
         /// Its options, in order.
         options: Vec<(String, String)>,
     },
-    /// `DDDD:BB:DD.F`: a PCI function.
-    Pci(String),
+    /// `DDDD:BB:DD.F[,KEY=VALUE...]`: a PCI function, through the kernel's VFIO.
+    Pci {
+        /// Where it sits.
+        address: Address,
+        /// Options of the bus, in order.
+        options: Vec<(String, String)>,
+    },
     /// `vfio-user:PATH`: a device behind a vfio-user server.
     VfioUser(PathBuf),
 }
@@ -23,7 +30,8 @@ pub enum DeviceSpec {
 /// A text that names no device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{text}' names no device: {why}; write soft:MODEL[,KEY=VALUE...], for example soft:nvme,ram=64M"
+    "'{text}' names no device: {why}; write soft:MODEL[,KEY=VALUE...], DDDD:BB:DD.F or \
+     vfio-user:PATH, for example soft:nvme,ram=64M"
 )]
 pub struct BadSpec {
     /// What was given.
@@ -38,14 +46,10 @@ impl FromStr for DeviceSpec {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bad = |why: &str| BadSpec { text: text.to_owned(), why: why.to_owned() };
         if let Some(rest) = text.strip_prefix("soft:") {
-            let mut parts = rest.split(',');
-            let model = parts.next().filter(|m| !m.is_empty()).ok_or_else(|| bad("no model"))?;
-            let options = parts
-                .map(|part| match part.split_once('=') {
-                    Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-                    _ => Err(bad(&format!("'{part}' is no KEY=VALUE"))),
-                })
-                .collect::<Result<_, _>>()?;
+            let (model, options) = split_options(rest).map_err(|why| bad(&why))?;
+            if model.is_empty() {
+                return Err(bad("no model"));
+            }
             return Ok(Self::Soft { model: model.to_owned(), options });
         }
         if let Some(path) = text.strip_prefix("vfio-user:") {
@@ -54,22 +58,23 @@ impl FromStr for DeviceSpec {
             }
             return Ok(Self::VfioUser(path.into()));
         }
-        if is_pci_address(text) {
-            return Ok(Self::Pci(text.to_owned()));
+        let (address, options) = split_options(text).map_err(|why| bad(&why))?;
+        match address.parse() {
+            Ok(address) => Ok(Self::Pci { address, options }),
+            Err(_) => Err(bad("it begins with no known bus, and is no PCI address")),
         }
-        Err(bad("it begins with no known bus"))
     }
 }
 
-fn is_pci_address(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    bytes.len() == 12
-        && bytes.iter().enumerate().all(|(i, byte)| match i {
-            4 | 7 => *byte == b':',
-            10 => *byte == b'.',
-            11 => (b'0'..=b'7').contains(byte),
-            _ => byte.is_ascii_hexdigit(),
-        })
+/// What stands before the first comma, and the `KEY=VALUE` after it.
+fn split_options(text: &str) -> Result<(&str, Vec<(String, String)>), String> {
+    let mut parts = text.split(',');
+    let first = parts.next().unwrap_or_default();
+    let options = parts.map(|part| match part.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("'{part}' is no KEY=VALUE")),
+    });
+    Ok((first, options.collect::<Result<_, _>>()?))
 }
 
 impl fmt::Display for DeviceSpec {
@@ -79,7 +84,10 @@ impl fmt::Display for DeviceSpec {
                 write!(f, "soft:{model}")?;
                 options.iter().try_for_each(|(key, value)| write!(f, ",{key}={value}"))
             }
-            Self::Pci(address) => f.write_str(address),
+            Self::Pci { address, options } => {
+                write!(f, "{address}")?;
+                options.iter().try_for_each(|(key, value)| write!(f, ",{key}={value}"))
+            }
             Self::VfioUser(path) => write!(f, "vfio-user:{}", path.display()),
         }
     }
@@ -91,9 +99,13 @@ mod tests {
 
     #[test]
     fn specs_read_back_as_written() {
-        for text in
-            ["soft:nvme", "soft:nvme,image=/a/b.img,ram=64M", "0000:01:00.0", "vfio-user:/x"]
-        {
+        for text in [
+            "soft:nvme",
+            "soft:nvme,image=/a/b.img,ram=64M",
+            "0000:01:00.0",
+            "0000:01:00.0,bus=cdev",
+            "vfio-user:/x",
+        ] {
             assert_eq!(text.parse::<DeviceSpec>().unwrap().to_string(), text);
         }
     }

@@ -51,7 +51,7 @@ fn socket(args: &Serve, spec: &DeviceSpec) -> Result<PathBuf> {
 fn model(spec: &DeviceSpec) -> String {
     match spec {
         DeviceSpec::Soft { model, .. } => model.clone(),
-        DeviceSpec::Pci(address) => address.replace([':', '.'], "-") + "-",
+        DeviceSpec::Pci { address, .. } => address.to_string().replace([':', '.'], "-") + "-",
         DeviceSpec::VfioUser(_) => "vfio-user".to_owned(),
     }
 }

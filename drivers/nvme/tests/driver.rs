@@ -22,7 +22,7 @@ fn bus(options: &str) -> Arc<dyn Bus> {
 fn with_driver(options: &str, test: impl AsyncFnOnce(Device, Result<NvmeDriver, DriverError>)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
-        let (device, _) = Device::attach(bus(options)).unwrap();
+        let (device, _) = Device::attach(bus(options), 64).unwrap();
         let driver = NvmeDriver::probe(device.clone()).await;
         test(device, driver).await;
     });

@@ -72,7 +72,7 @@ fn events_are_logged_read_off_and_asked_for_again() {
     let bus = doorbell_nvme::registry().open_bus(&spec).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
-        let (device, _) = Device::attach(bus).unwrap();
+        let (device, _) = Device::attach(bus, 64).unwrap();
         let driver = NvmeDriver::probe(device.clone()).await.unwrap();
         let ring = device.alloc_shared(8192).unwrap();
         let memory = QueueMemory { submission: ring.iova(), completion: ring.iova() + 4096 };

@@ -14,7 +14,8 @@ use crate::dma::{
     Access, Arena, Dma, DmaBox, DmaError, DmaShared, HugePages, IovaAllocator, Memfd, Partition,
 };
 
-/// IOVA space for the driver's own memory, in bytes; memory is taken only as needed.
+/// IOVA space for the driver's own memory, in bytes; memory is taken only as needed. A device that
+/// reaches little memory gives its driver a quarter of it.
 const DRIVER_PARTITION: u64 = 256 << 20;
 
 struct Inner {
@@ -75,15 +76,17 @@ pub struct OwnQueue {
 
 impl Device {
     /// Takes a bus: its driver gets a partition and a pool of its own, and the rest of the address
-    /// space comes back for the broker to give to clients.
+    /// space comes back for the broker to give to clients. All of it lies below
+    /// `1 << address_bits` ([`crate::driver::Driver::ADDRESS_BITS`]).
     ///
     /// # Errors
     /// [`BusError::Dma`] if the IOMMU offers no range for it.
-    pub fn attach(bus: Arc<dyn Bus>) -> Result<(Self, IovaAllocator), BusError> {
-        let mut iova = IovaAllocator::new(&bus.dma().ranges());
+    pub fn attach(bus: Arc<dyn Bus>, address_bits: u32) -> Result<(Self, IovaAllocator), BusError> {
+        let mut iova = IovaAllocator::new(&bus.dma().ranges(), address_bits);
         let device = Arc::clone(&bus.identity().name);
-        let partition =
-            iova.partition(DRIVER_PARTITION).map_err(|source| BusError::Dma { device, source })?;
+        let partition = iova
+            .partition(DRIVER_PARTITION.min(iova.available() / 4))
+            .map_err(|source| BusError::Dma { device, source })?;
         let inner = Inner { bus, dma: Dma::new(), partition: Mutex::new(partition) };
         Ok((Self { inner: Arc::new(inner) }, iova))
     }

@@ -134,6 +134,11 @@ pub enum DeviceEvent {
     Fault(Fault),
     /// The device is gone, or about to go.
     Removed,
+    /// The device or the fabric reported an error that only a reset mends (PCIe: uncorrectable).
+    Failed {
+        /// How that was noticed.
+        how: &'static str,
+    },
 }
 
 /// An operation on a device failed.
@@ -208,6 +213,26 @@ pub enum BusError {
         /// What failed.
         source: DmaError,
     },
+    /// Config space that is not there, or says what cannot be.
+    #[error("device {device}: config space at {offset:#x}: {problem}")]
+    Config {
+        /// The device.
+        device: Arc<str>,
+        /// Offset in config space.
+        offset: u16,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The device cannot be opened, or not in this way. `problem` says what to do.
+    #[error("device {device}: {step}: {problem}")]
+    Open {
+        /// The device.
+        device: Arc<str>,
+        /// What was being done.
+        step: &'static str,
+        /// What was wrong, and what to do.
+        problem: String,
+    },
     /// A view outside of its memory.
     #[error("device {device}: {source}")]
     Bounds {
@@ -240,6 +265,25 @@ pub trait Bus: Send + Sync {
     /// # Errors
     /// As [`Bus::read`].
     fn write(&self, region: u8, offset: u64, width: Width, value: u64) -> Result<(), BusError>;
+
+    /// One read of config space, 1, 2 or 4 bytes wide and aligned. The bus itself sees to the command
+    /// register, to MSI-X and to power management; a driver reads what its device puts beside them.
+    ///
+    /// # Errors
+    /// [`BusError::Config`] if there is no such register, [`BusError::Gone`], [`BusError::TimedOut`].
+    fn config_read(&self, offset: u16, width: Width) -> Result<u32, BusError> {
+        let _ = width;
+        Err(no_config(self.identity(), offset))
+    }
+
+    /// One write to config space.
+    ///
+    /// # Errors
+    /// As [`Bus::config_read`].
+    fn config_write(&self, offset: u16, width: Width, value: u32) -> Result<(), BusError> {
+        let _ = (width, value);
+        Err(no_config(self.identity(), offset))
+    }
 
     /// Maps a mappable part of a region into this process. `offset` is a multiple of 8.
     ///
@@ -287,4 +331,27 @@ pub trait Bus: Send + Sync {
 
     /// Events since the last call. Cheap when there are none.
     fn events(&self) -> Vec<DeviceEvent>;
+
+    /// A descriptor that is readable while [`Bus::events`] has something, or `None` if events can
+    /// only be had by asking. It is a duplicate.
+    ///
+    /// # Errors
+    /// [`BusError::Os`] if it cannot be duplicated.
+    fn event_fd(&self) -> Result<Option<OwnedFd>, BusError> {
+        Ok(None)
+    }
+
+    /// Which bus this is: `soft`, `container`, `cdev`, `vfio-user`.
+    fn kind(&self) -> &'static str;
+
+    /// For an operator, one line: why this bus, and what it found (features, fall-backs). Empty if
+    /// there is nothing to say.
+    fn about(&self) -> String {
+        String::new()
+    }
+}
+
+fn no_config(identity: &Identity, offset: u16) -> BusError {
+    let device = Arc::clone(&identity.name);
+    BusError::Config { device, offset, problem: "this bus has no config space".to_owned() }
 }

@@ -17,6 +17,9 @@ use crate::bus::proof::{PartitionId, Unmapped};
 /// Partitions begin here or above: below lie 32-bit devices' ranges and the MSI window.
 const LOWEST: u64 = 4 << 30;
 
+/// Devices that send fewer bits of an address get low partitions.
+const LEAST_BITS: u32 = 36;
+
 /// The x86 MSI window: writes there are interrupts, never memory (Intel SDM 3A, 11.11.1).
 pub const MSI_HOLE: Range<u64> = 0xfee0_0000..0xfef0_0000;
 
@@ -76,12 +79,16 @@ pub struct IovaAllocator {
 
 impl IovaAllocator {
     /// Over the ranges that the IOMMU can translate ([`super::DmaSpace::ranges`]). Of these only
-    /// what lies above 4 GiB is used, in whole 2 MiB, without the MSI window.
+    /// what lies above 4 GiB and below `1 << address_bits` is used, in whole 2 MiB, without the MSI
+    /// window. A device that sends less than 36 bits has nothing above 4 GiB worth dividing:
+    /// it gets all but the first 2 MiB, so that no buffer has the address 0.
     #[must_use]
-    pub fn new(ranges: &[Range<u64>]) -> Self {
+    pub fn new(ranges: &[Range<u64>], address_bits: u32) -> Self {
         let mut free = FreeList::default();
+        let top = 1u64.checked_shl(address_bits).unwrap_or(u64::MAX);
+        let lowest = if address_bits < LEAST_BITS { HUGE_PAGE as u64 } else { LOWEST };
         for range in ranges {
-            for part in without_hole(range.start.max(LOWEST)..range.end) {
+            for part in without_hole(range.start.max(lowest)..range.end.min(top)) {
                 let align = HUGE_PAGE as u64;
                 let Some(start) = part.start.checked_next_multiple_of(align) else { continue };
                 let end = part.end - part.end % align;
@@ -141,6 +148,7 @@ impl IovaAllocator {
     }
 }
 
+/// `range` may be empty.
 fn without_hole(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     let below = range.start..range.end.min(MSI_HOLE.start);
     let above = range.start.max(MSI_HOLE.end)..range.end;

@@ -152,7 +152,7 @@ proptest! {
         steps in prop::collection::vec((1_u64..(64 << 20), 0_u8..4, any::<prop::sample::Index>()), 1..80),
     ) {
         let ranges = [0..MSI_HOLE.start + 5, MSI_HOLE.end + 7..split, split + 4096..(6 << 30)];
-        let mut allocator = IovaAllocator::new(&ranges);
+        let mut allocator = IovaAllocator::new(&ranges, 64);
         let all = allocator.available();
         let (mut live, mut lost, mut ids) = (Vec::<Partition>::new(), Vec::new(), 0);
         for (len, action, victim) in steps {
@@ -186,7 +186,7 @@ proptest! {
     /// Inside a partition: aligned, no overlap, and free again only by proof.
     #[test]
     fn arenas_in_a_partition_never_overlap(steps in prop::collection::vec((1_u64..(5 << 20), any::<bool>(), any::<prop::sample::Index>()), 1..80)) {
-        let mut allocator = IovaAllocator::new(std::slice::from_ref(&(0..1 << 40)));
+        let mut allocator = IovaAllocator::new(std::slice::from_ref(&(0..1 << 40)), 64);
         let mut partition = allocator.partition(32 << 20).unwrap();
         let mut live = BTreeMap::<u64, u64>::new();
         for (len, free, victim) in steps {
@@ -218,7 +218,7 @@ proptest! {
 
 #[test]
 fn proofs_for_other_ranges_are_refused() {
-    let mut allocator = IovaAllocator::new(std::slice::from_ref(&(0..1 << 40)));
+    let mut allocator = IovaAllocator::new(std::slice::from_ref(&(0..1 << 40)), 64);
     let mut partition = allocator.partition(4 << 20).unwrap();
     let iova = partition.alloc(8192).unwrap();
     for (at, len) in
@@ -231,7 +231,18 @@ fn proofs_for_other_ranges_are_refused() {
     assert!(partition.alloc(u64::MAX).is_err());
     assert!(allocator.partition(u64::MAX).is_err());
     assert!(
-        IovaAllocator::new(std::slice::from_ref(&(0..4 << 30))).partition(1).is_err(),
+        IovaAllocator::new(std::slice::from_ref(&(0..4 << 30)), 64).partition(1).is_err(),
         "nothing below 4 GiB"
     );
+}
+
+#[test]
+fn a_device_of_few_address_bits_gets_low_partitions() {
+    let mut allocator = IovaAllocator::new(std::slice::from_ref(&(0..1 << 48)), 28);
+    assert_eq!(allocator.available(), (256 << 20) - (2 << 20));
+    let partition = allocator.partition(64 << 20).unwrap();
+    assert_eq!(partition.range(), 2 << 20..66 << 20);
+    assert!(allocator.partition(256 << 20).is_err());
+    let low = IovaAllocator::new(std::slice::from_ref(&(0..1 << 48)), 20);
+    assert_eq!(low.available(), 0, "below 2 MiB nothing is given out");
 }

@@ -171,6 +171,8 @@ pub trait Driver: Sized + 'static {
     const NAME: &'static str;
     /// The devices it drives.
     const IDS: &'static [DeviceMatch];
+    /// How many bits of an address the device can send: all its memory lies below `1 << bits`.
+    const ADDRESS_BITS: u32 = 64;
     /// Operations that clients may ask for; serde types, checked by [`Driver::admin`].
     type Admin: Serialize + DeserializeOwned + 'static;
     /// Their answers.

@@ -32,6 +32,8 @@ pub struct DriverEntry {
     pub name: &'static str,
     /// [`Driver::IDS`].
     pub ids: &'static [DeviceMatch],
+    /// [`Driver::ADDRESS_BITS`].
+    pub address_bits: u32,
     probe: Probe,
 }
 
@@ -119,6 +121,7 @@ impl Registry {
         self.drivers.push(DriverEntry {
             name: D::NAME,
             ids: D::IDS,
+            address_bits: D::ADDRESS_BITS,
             probe: |device| {
                 Box::pin(async move {
                     let driver = D::probe(device).await?;
@@ -171,7 +174,7 @@ impl Registry {
             DeviceSpec::Soft { model, options } => self.open_soft(spec, model, options),
             #[cfg(not(feature = "soft"))]
             DeviceSpec::Soft { .. } => Err(no_bus(spec, "soft")),
-            DeviceSpec::Pci(_) => Err(no_bus(spec, "vfio")),
+            DeviceSpec::Pci { .. } => Err(no_bus(spec, "vfio")),
             DeviceSpec::VfioUser(_) => Err(no_bus(spec, "vfio-user")),
         }
     }

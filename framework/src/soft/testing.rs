@@ -151,7 +151,7 @@ impl Rig {
 
     pub(crate) fn of(model: CopyEngine, options: HarnessOptions) -> Self {
         let bus = Arc::new(SoftBus::start(Box::new(model), options).unwrap());
-        let (device, iova) = Device::attach(Arc::clone(&bus) as Arc<dyn Bus>).unwrap();
+        let (device, iova) = Device::attach(Arc::clone(&bus) as Arc<dyn Bus>, 64).unwrap();
         let page = bus.signals(1).unwrap().words.unwrap();
         let words = crate::dma::map_fd(page.memory.as_fd(), 0, 4096, crate::dma::Prefault::No);
         let asleep = words.unwrap().word32(page.asleep as usize).unwrap();

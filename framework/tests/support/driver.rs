@@ -170,7 +170,7 @@ impl Driver for LoopDriver {
     async fn event(&self, event: DeviceEvent) {
         match event {
             DeviceEvent::Fault(_) => self.faults.set(self.faults.get() + 1),
-            DeviceEvent::Removed => self.removed.set(true),
+            DeviceEvent::Removed | DeviceEvent::Failed { .. } => self.removed.set(true),
         }
     }
 

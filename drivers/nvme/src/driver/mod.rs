@@ -138,6 +138,7 @@ impl Driver for NvmeDriver {
         let device = self.shared.name();
         match event {
             DeviceEvent::Fault(fault) => tracing::error!(%device, %fault, "refused by the IOMMU"),
+            DeviceEvent::Failed { how } => tracing::error!(%device, how, "the device failed"),
             DeviceEvent::Removed => {
                 tracing::error!(%device, "removed");
                 self.shared.removed();

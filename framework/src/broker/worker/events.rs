@@ -32,6 +32,7 @@ impl Worker {
                         }
                     }
                     DeviceEvent::Removed => removed = true,
+                    DeviceEvent::Failed { .. } => told.push(event),
                 }
             }
             let new = records.faults - before;

@@ -118,7 +118,7 @@ impl Worker {
         let identity = bus.identity().clone();
         let entry = *registry.find(&identity)?;
         let name = Arc::clone(&identity.name);
-        let (device, iova) = Device::attach(Arc::clone(&bus))?;
+        let (device, iova) = Device::attach(Arc::clone(&bus), entry.address_bits)?;
         tracing::info!(device = %name, driver = entry.name, "bringing the device up");
         let probe = tokio::time::timeout(timeouts.probe, entry.probe(device));
         let driver = match probe.await {

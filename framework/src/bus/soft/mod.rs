@@ -145,6 +145,10 @@ impl Bus for SoftBus {
         let removed = self.control().take_removal().then_some(DeviceEvent::Removed);
         faults.chain(removed).collect()
     }
+
+    fn kind(&self) -> &'static str {
+        "soft"
+    }
 }
 
 /// One read of memory in a BAR, of its width.
