@@ -47,6 +47,8 @@ mod function;
 mod irq;
 mod limits;
 mod open;
+#[cfg(test)]
+mod real_tests;
 mod regions;
 mod slices;
 mod space;
