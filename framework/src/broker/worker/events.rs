@@ -47,7 +47,7 @@ impl Bell {
             Ok(mut ready) => ready.clear_ready(),
             Err(error) => {
                 tracing::warn!(%error, "waiting for a device's events");
-                pending().await
+                pending::<()>().await;
             }
         }
     }

@@ -216,7 +216,7 @@ impl Bus for VfioBus {
             len,
         };
         let place = self.bars.place(region).ok_or_else(outside)?;
-        self.slices.export(&self.function, Pages { region, place, range }, at_least)
+        self.slices.export(&self.function, &Pages { region, place, range }, at_least)
     }
 
     fn revoke(&self, slice: Slice, proof: Quiesced) -> Result<Revoked, BusError> {
