@@ -134,3 +134,31 @@ impl VectorSignals {
         }
     }
 }
+
+/// The interrupt pin (INTx), on the device's thread: level semantics over an eventfd. It masks itself
+/// when it fires; when the peer unmasks it, it fires again if the device still asserts its pin.
+#[derive(Debug, Default)]
+pub(crate) struct Pin {
+    /// Signalled when the pin is asserted and not masked.
+    pub(crate) fd: Option<OwnedFd>,
+    /// Masked, by the peer or by having fired.
+    pub(crate) masked: bool,
+    /// Config space allows it: see [`crate::pci::ConfigSpace::may_assert_pin`].
+    pub(crate) allowed: bool,
+}
+
+impl Pin {
+    /// True if an asserted pin would be signalled.
+    #[inline]
+    pub(crate) fn is_listened_to(&self) -> bool {
+        self.fd.is_some() && !self.masked && self.allowed
+    }
+
+    /// The pin is asserted.
+    pub(crate) fn fire(&mut self) {
+        if let Some(fd) = &self.fd {
+            signal(fd);
+            self.masked = true;
+        }
+    }
+}

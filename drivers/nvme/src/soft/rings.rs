@@ -7,7 +7,7 @@
 
 use std::sync::atomic::Ordering;
 
-use doorbell::dma::{Access, Fault};
+use doorbell::dma::Fault;
 use doorbell::queues::mem::{Word, Word32};
 use doorbell::soft::SoftCx;
 
@@ -99,9 +99,7 @@ impl Sq {
     pub(crate) fn take(&mut self, cx: &mut SoftCx, sqe: &mut Sqe) -> Result<(), Fault> {
         let at = self.base + u64::from(self.head) * size_of::<Sqe>() as u64;
         // In place, and in one piece: neither the queue nor a mapping begins inside of an entry.
-        cx.pieces(at, size_of::<Sqe>(), Access::Read, |piece| {
-            let _ = piece.memory.copy_out(piece.offset, bytemuck::bytes_of_mut(sqe));
-        })?;
+        cx.read_bytes(at, bytemuck::bytes_of_mut(sqe))?;
         self.head = next(self.head, self.size);
         self.inflight += 1;
         Ok(())
