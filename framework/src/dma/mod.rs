@@ -116,6 +116,14 @@ pub enum DmaError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// Another device's memory cannot be mapped.
+    #[error("mapping a region of device {device} for peer-to-peer DMA: {why}")]
+    Peer {
+        /// The device whose memory it is.
+        device: String,
+        /// Why not, and what to do.
+        why: String,
+    },
     /// A system call failed.
     #[error("{what}: {source}")]
     Os {
