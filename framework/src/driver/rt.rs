@@ -1,11 +1,14 @@
-//! Time and tasks for a driver, on its device's worker thread.
+//! Time, tasks and turns for a driver, on its device's worker thread.
 //!
-//! A driver names no runtime: it has these few functions, and futures of its own queues.
+//! A driver names no runtime: it has these few things, futures of its own queues, and
+//! [`InterruptVector`](super::InterruptVector).
 
+use std::fmt;
 use std::future::Future;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, TimedOut};
 
 /// Waits.
 pub async fn sleep(duration: Duration) {
@@ -33,5 +36,58 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) -> Task {
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Something of which a device has only one, such as its DMA engine: the driver's methods take
+/// turns, in the order in which they asked, and may wait while it is theirs.
+#[derive(Default)]
+pub struct Turns<T>(tokio::sync::Mutex<T>);
+
+/// A turn: the thing itself, until this is dropped.
+#[must_use = "the turn ends when this is dropped"]
+pub struct Turn<'a, T>(tokio::sync::MutexGuard<'a, T>);
+
+impl<T> Turns<T> {
+    /// Nobody's yet.
+    #[must_use]
+    pub fn new(thing: T) -> Self {
+        Self(tokio::sync::Mutex::new(thing))
+    }
+
+    /// Waits for a turn; `what` names it in the error. Dropping the future gives the place in the
+    /// queue up.
+    ///
+    /// # Errors
+    /// [`TimedOut`] if those who were first took too long.
+    pub async fn take(&self, deadline: Deadline, what: &str) -> Result<Turn<'_, T>, TimedOut> {
+        let turn = within(deadline, self.0.lock()).await;
+        turn.map(Turn).ok_or_else(|| deadline.timed_out(format!("{what}, which others use")))
+    }
+}
+
+impl<T> fmt::Debug for Turns<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Turns").finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Turn<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Turn").finish_non_exhaustive()
+    }
+}
+
+impl<T> Deref for Turn<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Turn<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
     }
 }
