@@ -5,6 +5,9 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod ids;
 pub mod layout;
+#[cfg(feature = "broker")]
+pub mod sysfs;
 
 pub use address::{Address, BadAddress};
