@@ -5,8 +5,11 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod ids;
 pub mod layout;
 pub mod synthetic;
+#[cfg(feature = "broker")]
+pub mod sysfs;
 
 pub use address::{Address, BadAddress};
 pub use synthetic::{ConfigEvent, ConfigSpace, Layout};
