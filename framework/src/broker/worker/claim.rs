@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::Worker;
+use super::unit::Unit;
 use super::records::{Live, Queue, QueueState};
 use crate::bus::proof::PartitionId;
 use crate::bus::{BusError, QueueToken, Slice};
@@ -37,7 +37,7 @@ struct Offer {
     slice: Slice,
 }
 
-impl Worker {
+impl Unit {
     pub(super) async fn claim(
         &self,
         session: u64,
@@ -50,14 +50,14 @@ impl Worker {
         if let Some(holder) = self.records.borrow_mut().sessions.get_mut(&session) {
             holder.creating = holder.creating.saturating_sub(1);
         }
-        self.changed.notify_waiters();
+        self.common.changed.notify_waiters();
         result
     }
 
     /// Checks everything that needs no device, and takes an id.
     fn reserve(&self, session: u64, wanted: Wanted) -> Result<Reserved, Refusal> {
         let records = &mut *self.records.borrow_mut();
-        let holder = records.granting(session, &self.info.name)?;
+        let holder = records.granting(session, &self.name)?;
         let rights = holder.rights;
         if wanted.at_least > rights.max_tier {
             let why = format!("the policy allows this user at most {}", rights.max_tier);
@@ -65,7 +65,7 @@ impl Worker {
         }
         let max = self.plan.max_entries;
         if wanted.entries < 2 || wanted.entries > max {
-            let device = self.info.name.clone();
+            let device = self.name.to_string();
             return Err(Refusal::Entries { entries: wanted.entries, max, device });
         }
         let locate = |place: Place, entry: u32| {
@@ -78,9 +78,9 @@ impl Worker {
         let Some(partition) = holder.partition.as_ref().map(Partition::id) else {
             return Err(Refusal::Protocol("a queue without an arena".to_owned()));
         };
-        records.check_quota(session, Limit::Queues, 1)?;
+        self.check_quota(records, session, Limit::Queues, 1)?;
         let Some(queue) = records.free_queues.pop_first() else {
-            let device = self.info.name.clone();
+            let device = self.name.to_string();
             return Err(Refusal::NoQueueLeft { device, total: self.plan.queues });
         };
         let resets = records.resets;
@@ -132,7 +132,7 @@ impl Worker {
         let queue = reserved.queue;
         let request = QueueRequest { entries: wanted.entries, at_least: reserved.at_least };
         let making = self.driver.create_queue(queue, &request, reserved.memory);
-        let limit = self.timeouts.create;
+        let limit = self.common.timeouts.create;
         match tokio::time::timeout(limit, making).await {
             Ok(Ok(made)) => Ok(made),
             Ok(Err(error)) => {
@@ -168,7 +168,14 @@ impl Worker {
         let (tail, head) = (made.submission_doorbell, made.completion_doorbell);
         let first = tail.min(head);
         let len = tail.max(head) - first + 4;
-        let slice = self.bus.export(made.region, first, len, reserved.at_least).map_err(bus)?;
+        let slice = if self.function.is_some() {
+            // The function is this client's alone: whatever part of it the client gets, it reaches
+            // nobody else.
+            let slice = self.bus.export(made.region, first, len, Tier::Cooperative);
+            Slice { tier: Tier::Isolated, ..slice.map_err(bus)? }
+        } else {
+            self.bus.export(made.region, first, len, reserved.at_least).map_err(bus)?
+        };
         let signals = self.bus.signals(made.vector).map_err(bus)?;
         let device = &self.name;
         let sent = slice.fd.try_clone().map_err(|error| {
