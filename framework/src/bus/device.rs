@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use doorbell_queues::{Doorbell, Fate, Interrupt, QueueName, QueueParts, SpinBudget};
@@ -21,6 +22,9 @@ const DRIVER_PARTITION: u64 = 256 << 20;
 
 struct Inner {
     bus: Arc<dyn Bus>,
+    /// Interrupt vectors that may be used.
+    vectors: u16,
+    is_virtual: bool,
     dma: Dma,
     partition: Mutex<Partition>,
     /// Pages with doorbells of the driver's own queues: BAR and offset.
@@ -86,13 +90,45 @@ impl Device {
     /// [`BusError::Dma`] if the IOMMU offers no range for it.
     pub fn attach(bus: Arc<dyn Bus>, address_bits: u32) -> Result<(Self, IovaAllocator), BusError> {
         let mut iova = IovaAllocator::new(&bus.dma().ranges(), address_bits);
+        let vectors = bus.vectors();
+        let device = Self::take(bus, &mut iova, vectors, false)?;
+        Ok((device, iova))
+    }
+
+    /// Takes the bus of a virtual function that is for one client: the client's partition is at
+    /// `client`, where it was on the physical function, and the driver's anywhere else. At most
+    /// `vectors` interrupt vectors are used, whatever the bus has.
+    ///
+    /// # Errors
+    /// [`BusError::Dma`] if the address space has no such range, or none for the driver.
+    pub fn attach_virtual(
+        bus: Arc<dyn Bus>,
+        address_bits: u32,
+        vectors: u16,
+        client: Range<u64>,
+    ) -> Result<(Self, IovaAllocator, Partition), BusError> {
+        let mut iova = IovaAllocator::new(&bus.dma().ranges(), address_bits);
+        let name = Arc::clone(&bus.identity().name);
+        let partition =
+            iova.partition_at(client).map_err(|source| BusError::Dma { device: name, source })?;
+        let vectors = vectors.min(bus.vectors());
+        let device = Self::take(bus, &mut iova, vectors, true)?;
+        Ok((device, iova, partition))
+    }
+
+    fn take(
+        bus: Arc<dyn Bus>,
+        iova: &mut IovaAllocator,
+        vectors: u16,
+        is_virtual: bool,
+    ) -> Result<Self, BusError> {
         let device = Arc::clone(&bus.identity().name);
         let partition = iova
             .partition(DRIVER_PARTITION.min(iova.available() / 4))
             .map_err(|source| BusError::Dma { device, source })?;
         let (partition, own_pages) = (Mutex::new(partition), Mutex::default());
-        let inner = Inner { bus, dma: Dma::new(), partition, own_pages };
-        Ok((Self { inner: Arc::new(inner) }, iova))
+        let inner = Inner { bus, vectors, is_virtual, dma: Dma::new(), partition, own_pages };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// What it is and where.
@@ -119,10 +155,17 @@ impl Device {
         self.inner.bus.regions()
     }
 
-    /// How many interrupt vectors it has.
+    /// How many interrupt vectors may be used.
     #[must_use]
     pub fn vectors(&self) -> u16 {
-        self.inner.bus.vectors()
+        self.inner.vectors
+    }
+
+    /// True if this is a virtual function that one client has to itself: what concerns the whole
+    /// device is done through the physical function.
+    #[must_use]
+    pub fn is_virtual(&self) -> bool {
+        self.inner.is_virtual
     }
 
     /// The registers of BAR `index`.

@@ -392,6 +392,22 @@ pub trait Bus: Send + Sync {
         Ok(None)
     }
 
+    /// Virtual functions that are enabled and can be opened (PCIe 6.0, 9.2): indices `0 ..` this. It
+    /// may change when an operator enables or disables them.
+    fn virtual_functions(&self) -> u16 {
+        0
+    }
+
+    /// Opens a virtual function: a device of its own, with its own address space. It is closed when
+    /// the last handle is dropped, and can be opened again then. One that is open, here or anywhere
+    /// else, cannot be opened.
+    ///
+    /// # Errors
+    /// [`BusError::Open`] says what is wrong and what to do.
+    fn open_virtual_function(&self, index: u16) -> Result<Arc<dyn Bus>, BusError> {
+        Err(no_virtual_function(self.identity(), index, self.virtual_functions()))
+    }
+
     /// Which bus this is: `soft`, `container`, `cdev`, `vfio-user`.
     fn kind(&self) -> &'static str;
 
@@ -405,4 +421,13 @@ pub trait Bus: Send + Sync {
 fn no_config(identity: &Identity, offset: u16) -> BusError {
     let device = Arc::clone(&identity.name);
     BusError::Config { device, offset, problem: "this bus has no config space".to_owned() }
+}
+
+/// There is no virtual function of this index.
+fn no_virtual_function(identity: &Identity, index: u16, count: u16) -> BusError {
+    BusError::Open {
+        device: Arc::clone(&identity.name),
+        step: "opening a virtual function",
+        problem: format!("there is no function {index}: {count} are enabled and can be opened"),
+    }
 }

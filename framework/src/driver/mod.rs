@@ -105,6 +105,15 @@ pub struct QueueGrant {
     pub vector: u16,
 }
 
+/// What a virtual function was given to work with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VirtualResources {
+    /// I/O queues that it can have.
+    pub queues: u16,
+    /// Interrupt vectors that it can use, the driver's own among them.
+    pub vectors: u16,
+}
+
 /// Who asks, as the kernel says (`SO_PEERCRED`), and what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Who {
@@ -252,6 +261,31 @@ pub trait Driver: Sized + 'static {
     /// # Errors
     /// [`DriverError`] if the device does not come back; it is then given up.
     async fn recover(&self, scope: Scope, deadline: Deadline) -> Result<Recovered, DriverError>;
+
+    /// Makes virtual function `index` of `of` (counted from 0) ready to be probed as a device of its
+    /// own: its share of the device's queues and interrupts, then on. It may be in any state before.
+    /// Called on the physical function's driver.
+    ///
+    /// # Errors
+    /// [`DriverError`] if the device has not that much left, or refuses; the function is off then.
+    async fn prepare_virtual_function(
+        &self,
+        index: u16,
+        of: u16,
+    ) -> Result<VirtualResources, DriverError> {
+        let _ = (index, of);
+        Err(DriverError::Unsupported { driver: Self::NAME, what: "virtual functions" })
+    }
+
+    /// Turns a virtual function off and takes its resources back. When this returns `Ok` it does no
+    /// DMA.
+    ///
+    /// # Errors
+    /// [`DriverError`] if the device refuses; the function is not used again then.
+    async fn release_virtual_function(&self, index: u16) -> Result<(), DriverError> {
+        let _ = index;
+        Err(DriverError::Unsupported { driver: Self::NAME, what: "virtual functions" })
+    }
 
     /// Leaves the device disabled, with no DMA under way. Called once, at the end.
     ///

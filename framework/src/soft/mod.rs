@@ -102,6 +102,19 @@ pub trait SoftDevice: Send + 'static {
         false
     }
 
+    /// How many virtual functions it has, all of them enabled.
+    fn virtual_functions(&self) -> u16 {
+        0
+    }
+
+    /// The model of a virtual function, as after power-on, to be run on a thread of its own with an
+    /// address space of its own; `None` if there is none of this index. The one that was handed out
+    /// before for the same index does no DMA any more.
+    fn open_virtual_function(&mut self, index: u16) -> Option<Box<dyn SoftDevice>> {
+        let _ = index;
+        None
+    }
+
     /// Function-level reset: as after power-on. I/O under way to a backend may finish, but no DMA
     /// and no interrupt may follow.
     fn reset(&mut self, cx: &mut SoftCx);

@@ -100,6 +100,7 @@ fn status() -> impl Strategy<Value = StatusReport> {
                 gid,
                 program,
                 operator: uid > gid,
+                function: (uid > gid).then(|| format!("vf{uid}")),
                 queues: vec![queue; (entries % 5) as usize],
                 arenas: vec![ArenaStatus { id: gid, iova, bytes }],
                 quota: QuotaStatus { queues, bytes: quota, mappings },
@@ -134,6 +135,10 @@ fn status() -> impl Strategy<Value = StatusReport> {
             }],
             quarantined_bytes: bytes,
             quarantined_queues: vec![3],
+            virtual_functions: vec![FunctionStatus {
+                index: 1,
+                state: FunctionState::Given { session: resets, name: "vf1".to_owned() },
+            }],
         },
     )
 }

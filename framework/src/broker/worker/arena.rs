@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
-use super::Worker;
 use super::records::{Arena, Session};
+use super::unit::Unit;
 use crate::bus::PartitionQuiesced;
 use crate::dma::{Access, DmaError, DmaSpace, IovaAllocator, Memfd};
 use crate::spec::DeviceSpec;
@@ -23,7 +23,7 @@ fn dma(error: &DmaError) -> Refusal {
     }
 }
 
-impl Worker {
+impl Unit {
     pub(super) fn donate(
         &self,
         session: u64,
@@ -36,7 +36,7 @@ impl Worker {
         // First of all, and it never blocks: only memfds have seals. Looking at another kind of file,
         // and even closing it, may block for as long as its maker likes.
         if rustix::fs::fcntl_get_seals(&fd).is_err() {
-            self.closer.close(vec![fd]);
+            self.common.closer.close(vec![fd]);
             let why = "it has no seals: it is a pipe, a socket, a device or a file";
             return Err(dma(&DmaError::BadArena { why: why.to_owned() }));
         }
@@ -46,15 +46,15 @@ impl Worker {
             return Err(dma(&DmaError::BadArena { why }));
         }
         let records = &mut *self.records.borrow_mut();
-        records.granting(session, &self.info.name)?;
-        records.check_quota(session, Limit::Mappings, 1)?;
-        records.check_quota(session, Limit::Bytes, len)?;
+        records.granting(session, &self.name)?;
+        self.check_quota(records, session, Limit::Mappings, 1)?;
+        self.check_quota(records, session, Limit::Bytes, len)?;
         let Some(holder) = records.sessions.get_mut(&session) else {
             return Err(Refusal::Protocol("no such session".to_owned()));
         };
         if memfd.is_huge()
             && !holder.rights.operator
-            && matches!(self.spec, DeviceSpec::Soft { .. })
+            && matches!(self.common.spec, DeviceSpec::Soft { .. })
         {
             // See `dma::memfd`: a punched huge page would be a SIGBUS in the device's thread.
             let why = "a software device takes huge pages from operators only; use base pages";

@@ -2,9 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
-use super::Worker;
 use super::pages::PageRange;
 use super::records::{Held, Live, Queue, QueueState};
+use super::unit::Unit;
 use crate::bus::proof::PartitionId;
 use crate::bus::{BusError, QueueToken};
 use crate::dma::Partition;
@@ -37,7 +37,7 @@ struct Offer {
     fds: Vec<OwnedFd>,
 }
 
-impl Worker {
+impl Unit {
     pub(super) async fn claim(
         &self,
         session: u64,
@@ -50,14 +50,14 @@ impl Worker {
         if let Some(holder) = self.records.borrow_mut().sessions.get_mut(&session) {
             holder.creating = holder.creating.saturating_sub(1);
         }
-        self.changed.notify_waiters();
+        self.common.changed.notify_waiters();
         result
     }
 
     /// Checks everything that needs no device, and takes an id.
     fn reserve(&self, session: u64, wanted: Wanted) -> Result<Reserved, Refusal> {
         let records = &mut *self.records.borrow_mut();
-        let holder = records.granting(session, &self.info.name)?;
+        let holder = records.granting(session, &self.name)?;
         let rights = holder.rights;
         if wanted.at_least > rights.max_tier {
             let why = format!("the policy allows this user at most {}", rights.max_tier);
@@ -65,7 +65,7 @@ impl Worker {
         }
         let max = self.plan.max_entries;
         if wanted.entries < 2 || wanted.entries > max {
-            let device = self.info.name.clone();
+            let device = self.name.to_string();
             return Err(Refusal::Entries { entries: wanted.entries, max, device });
         }
         let locate = |place: Place, entry: u32| {
@@ -78,9 +78,9 @@ impl Worker {
         let Some(partition) = holder.partition.as_ref().map(Partition::id) else {
             return Err(Refusal::Protocol("a queue without an arena".to_owned()));
         };
-        records.check_quota(session, Limit::Queues, 1)?;
+        self.check_quota(records, session, Limit::Queues, 1)?;
         let Some(queue) = records.free_queues.pop_first() else {
-            let device = self.info.name.clone();
+            let device = self.name.to_string();
             return Err(Refusal::NoQueueLeft { device, total: self.plan.queues });
         };
         let resets = records.resets;
@@ -136,7 +136,7 @@ impl Worker {
         let queue = reserved.queue;
         let request = QueueRequest { entries: wanted.entries, at_least: reserved.at_least };
         let making = self.driver.create_queue(queue, &request, reserved.memory);
-        let limit = self.timeouts.create;
+        let limit = self.common.timeouts.create;
         match tokio::time::timeout(limit, making).await {
             Ok(Ok(made)) => Ok(made),
             Ok(Err(error)) => {
@@ -163,7 +163,9 @@ impl Worker {
         reserved: &Reserved,
         made: &QueueGrant,
     ) -> Result<Held, Refusal> {
-        let asked = reserved.at_least;
+        // A function is its client's alone: whatever part of it the client gets, it reaches nobody else.
+        let isolated = self.function.is_some();
+        let asked = if isolated { Tier::Cooperative } else { reserved.at_least };
         let refuse = |why| Refusal::Tier { asked, why };
         let (tail, head) = (made.submission_doorbell, made.completion_doorbell);
         let first = tail.min(head);
@@ -175,8 +177,8 @@ impl Worker {
             )));
         };
         let records = &mut *self.records.borrow_mut();
-        let holder = records.granting(session, &self.info.name)?;
-        if self.bus.exports_device_fd() && !holder.rights.device_fd {
+        let holder = records.granting(session, &self.name)?;
+        if self.function.is_none() && self.bus.exports_device_fd() && !holder.rights.device_fd {
             return Err(refuse(
                 "this kernel exports no slices of a BAR, so a doorbell can only be handed out with the \
                  descriptor of the whole device, and the policy does not allow that to this user; the \
@@ -192,7 +194,9 @@ impl Worker {
         taken.map_err(|conflict| refuse(conflict.to_string()))?;
         match self.bus.export(made.region, first, len, asked) {
             Ok(mut slice) => {
-                if !alone && slice.tier == Tier::Paged {
+                if isolated {
+                    slice.tier = Tier::Isolated;
+                } else if !alone && slice.tier == Tier::Paged {
                     slice.tier = Tier::Cooperative;
                 }
                 Ok(Held { slice, pages, alone })

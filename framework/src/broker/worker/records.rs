@@ -54,6 +54,8 @@ pub(super) struct Session {
     pub(super) queues: BTreeMap<u16, Queue>,
     /// Set when its grants are being taken back: nothing new is granted.
     pub(super) closing: bool,
+    /// A virtual function is being made ready for it: it claims nothing meanwhile.
+    pub(super) moving: bool,
     /// Operations under way.
     pub(super) pending: u32,
     /// Of these, the ones that are making a queue.
@@ -106,8 +108,30 @@ pub(super) struct Held {
 }
 
 impl Session {
-    pub(super) fn bytes(&self) -> u64 {
-        self.arenas.values().map(|arena| arena.mapping.len).sum()
+    /// A client that was let in and holds nothing yet.
+    pub(super) fn new(peer: Peer, rights: Rights, out: Outgoing) -> Self {
+        Self {
+            peer,
+            rights,
+            out,
+            partition: None,
+            arenas: BTreeMap::new(),
+            next_arena: 0,
+            queues: BTreeMap::new(),
+            closing: false,
+            moving: false,
+            pending: 0,
+            creating: 0,
+        }
+    }
+
+    /// How much of something it holds.
+    fn held(&self, limit: Limit) -> u64 {
+        match limit {
+            Limit::Queues => self.queues.len() as u64,
+            Limit::Bytes => self.arenas.values().map(|arena| arena.mapping.len).sum(),
+            Limit::Mappings => self.arenas.len() as u64,
+        }
     }
 
     /// The IOVA of `len` bytes in an arena of this client.
@@ -160,28 +184,18 @@ impl Records {
     }
 
     /// Checks that a client may have `asked` more of something. Its process's connections count
-    /// together.
+    /// together; `elsewhere` is what it holds in other units.
     pub(super) fn check_quota(
         &self,
         session: u64,
         limit: Limit,
         asked: u64,
+        elsewhere: u64,
     ) -> Result<(), Refusal> {
         let Some(me) = self.sessions.get(&session) else { return Ok(()) };
-        let same = |(number, other): &(&u64, &Session)| {
-            // Processes of foreign pid namespaces all have id 0.
-            **number == session || (me.peer.pid != 0 && other.peer.pid == me.peer.pid)
-        };
-        let held: u64 = self
-            .sessions
-            .iter()
-            .filter(same)
-            .map(|(_, session)| match limit {
-                Limit::Queues => session.queues.len() as u64,
-                Limit::Bytes => session.bytes(),
-                Limit::Mappings => session.arenas.len() as u64,
-            })
-            .sum();
+        // Processes of foreign pid namespaces all have id 0.
+        let here = if me.peer.pid == 0 { me.held(limit) } else { self.held_by(me.peer.pid, limit) };
+        let held = here.saturating_add(elsewhere);
         let allowed = match limit {
             Limit::Queues => u64::from(me.rights.queues),
             Limit::Bytes => me.rights.bytes,
@@ -191,6 +205,12 @@ impl Records {
             return Ok(());
         }
         Err(Refusal::Quota { limit, asked, held, allowed })
+    }
+
+    /// What a process holds, over all of its connections. Nothing is known of a process without id.
+    pub(super) fn held_by(&self, pid: i32, limit: Limit) -> u64 {
+        let same = |session: &&Session| pid != 0 && session.peer.pid == pid;
+        self.sessions.values().filter(same).map(|session| session.held(limit)).sum()
     }
 
     pub(super) fn queue_mut(&mut self, session: u64, queue: u16) -> Option<&mut Queue> {

@@ -4,9 +4,11 @@
 //! its address space. A doorbell slice is the BAR's memfd, which its receiver can map whole:
 //! [`Tier::Cooperative`]. Where each page belongs to one queue at most, a slice can be a memfd of its
 //! own pages, put in the place of the BAR's: [`Tier::Paged`]; revoking it puts other pages there, and
-//! the former holder's mapping reaches nobody.
+//! the former holder's mapping reaches nobody. A virtual function of a model runs on a thread of its own
+//! with an IOMMU of its own: what [`Tier::Isolated`] is made of.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use doorbell_queues::SharedMem;
 
@@ -29,6 +31,8 @@ pub struct SoftBus {
     harness: Harness,
     space: Arc<SoftSpace>,
     slices: Slices,
+    /// Virtual functions that were opened.
+    opened: Mutex<BTreeMap<u16, Weak<SoftBus>>>,
 }
 
 impl SoftBus {
@@ -44,7 +48,8 @@ impl SoftBus {
     #[must_use]
     pub fn new(harness: Harness) -> Self {
         let control = harness.control().clone();
-        Self { harness, space: Arc::new(SoftSpace::new(control)), slices: Slices::default() }
+        let space = Arc::new(SoftSpace::new(control));
+        Self { harness, space, slices: Slices::default(), opened: Mutex::default() }
     }
 
     /// How to talk to the device's thread.
@@ -144,6 +149,27 @@ impl Bus for SoftBus {
         let faults = self.control().take_faults().into_iter().map(DeviceEvent::Fault);
         let removed = self.control().take_removal().then_some(DeviceEvent::Removed);
         faults.chain(removed).collect()
+    }
+
+    fn virtual_functions(&self) -> u16 {
+        self.control().virtual_functions()
+    }
+
+    fn open_virtual_function(&self, index: u16) -> Result<Arc<dyn Bus>, BusError> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if opened.get(&index).and_then(Weak::upgrade).is_some() {
+            return Err(BusError::Open {
+                device: self.name(),
+                step: "opening a virtual function",
+                problem: format!("function {index} is open already; close it first"),
+            });
+        }
+        let device = self.control().virtual_function(index)?;
+        let name = format!("{}/vf{index}", self.name()).into();
+        let bus = Self::start(device, HarnessOptions { name, ..HarnessOptions::default() })?;
+        let bus = Arc::new(bus);
+        opened.insert(index, Arc::downgrade(&bus));
+        Ok(bus)
     }
 
     fn kind(&self) -> &'static str {
