@@ -124,6 +124,15 @@ pub enum DmaError {
         /// Why not, and what to do.
         why: String,
     },
+    /// A limit of the kernel: on memory that is pinned, or on the number of mappings. `problem` says
+    /// what to do.
+    #[error("{len:#x} bytes cannot be mapped for the device: {problem}")]
+    Limit {
+        /// Bytes asked for.
+        len: u64,
+        /// Which limit, with its numbers.
+        problem: String,
+    },
     /// A system call failed.
     #[error("{what}: {source}")]
     Os {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod capability;
 pub mod ids;
 pub mod layout;
 pub mod synthetic;
@@ -12,4 +13,4 @@ pub mod synthetic;
 pub mod sysfs;
 
 pub use address::{Address, BadAddress};
-pub use synthetic::{ConfigEvent, ConfigSpace, Layout};
+pub use capability::{BadConfig, ConfigSpace};

@@ -16,6 +16,7 @@
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
@@ -46,6 +47,9 @@ mod report;
 mod revoke;
 mod teardown;
 mod unit;
+
+/// The most characters that a bus may say about itself.
+const ABOUT: usize = 1000;
 
 /// A client that was let in.
 pub(super) struct Attach {
@@ -125,7 +129,7 @@ impl Worker {
         }
         let identity = bus.identity().clone();
         let entry = *registry.find(&identity)?;
-        let (device, iova) = Device::attach(bus, entry.address_bits)?;
+        let (device, iova) = Device::attach(Arc::clone(&bus), entry.address_bits)?;
         let driver = unit::probe(&entry, device.clone(), timeouts.probe).await?;
         let plan = driver.plan();
         let info = DeviceInfo {
@@ -135,6 +139,8 @@ impl Worker {
             device: identity.device,
             class: identity.class,
             numa_node: identity.numa_node,
+            bus: bus.kind().to_owned(),
+            about_bus: bus.about().chars().take(ABOUT).collect(),
             queues: plan.queues,
             max_entries: plan.max_entries,
             submission_entry: plan.submission_entry,
