@@ -116,6 +116,15 @@ pub enum DmaError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A limit of the kernel: on memory that is pinned, or on the number of mappings. `problem` says
+    /// what to do.
+    #[error("{len:#x} bytes cannot be mapped for the device: {problem}")]
+    Limit {
+        /// Bytes asked for.
+        len: u64,
+        /// Which limit, with its numbers.
+        problem: String,
+    },
     /// Another device's memory cannot be mapped.
     #[error("mapping a region of device {device} for peer-to-peer DMA: {why}")]
     Peer {
