@@ -116,14 +116,6 @@ pub enum DmaError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// Another device's memory cannot be mapped.
-    #[error("mapping a region of device {device} for peer-to-peer DMA: {why}")]
-    Peer {
-        /// The device whose memory it is.
-        device: String,
-        /// Why not, and what to do.
-        why: String,
-    },
     /// A limit of the kernel: on memory that is pinned, or on the number of mappings. `problem` says
     /// what to do.
     #[error("{len:#x} bytes cannot be mapped for the device: {problem}")]
@@ -132,6 +124,14 @@ pub enum DmaError {
         len: u64,
         /// Which limit, with its numbers.
         problem: String,
+    },
+    /// Another device's memory cannot be mapped.
+    #[error("mapping a region of device {device} for peer-to-peer DMA: {why}")]
+    Peer {
+        /// The device whose memory it is.
+        device: String,
+        /// Why not, and what to do.
+        why: String,
     },
     /// A system call failed.
     #[error("{what}: {source}")]
