@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use crate::bus::{Identity, Region, Width};
 
+pub(crate) mod bar;
 pub mod control;
 pub mod cx;
 pub mod harness;
@@ -100,6 +101,16 @@ pub trait SoftDevice: Send + 'static {
     /// read of its memory waiting without harm.
     fn repeats_dma(&self) -> bool {
         false
+    }
+
+    /// Makes what the device keeps durable; it is about to be stopped. May take long: nothing else
+    /// is asked of it meanwhile.
+    ///
+    /// # Errors
+    /// What the medium says; the data may not be durable then.
+    fn flush(&mut self, cx: &mut SoftCx) -> std::io::Result<()> {
+        let _ = cx;
+        Ok(())
     }
 
     /// Function-level reset: as after power-on. I/O under way to a backend may finish, but no DMA
