@@ -12,7 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rustix::event::epoll;
 
-use super::signals::{VectorPage, signal};
+use super::signals::{PeerEvent, VectorPage, signal};
 use super::{SoftCx, SoftDevice};
 use crate::bus::{BusError, Identity, Region, Signals};
 use crate::deadline::Deadline;
@@ -340,9 +340,14 @@ impl Control {
         if vector >= vectors {
             return Err(BusError::Vector { device: self.name(), vector, vectors });
         }
+        let event = fd.map(PeerEvent::new).transpose().map_err(|errno| BusError::Os {
+            device: self.name(),
+            what: "looking at an interrupt's descriptor",
+            source: errno.into(),
+        })?;
         self.call("installing an interrupt", Deadline::after(ANSWER), move |_, cx| {
             if let Some(signals) = cx.vectors.get_mut(usize::from(vector)) {
-                signals.always = fd;
+                signals.always = event;
             }
         })
     }

@@ -20,8 +20,8 @@ pub struct SoftCx {
     pub(super) iommu: SoftIommu,
     /// BAR number to its memory.
     pub(super) bars: [Option<SharedMem>; 6],
-    pub(super) vectors: Vec<VectorSignals>,
-    pub(super) pin: Pin,
+    pub(crate) vectors: Vec<VectorSignals>,
+    pub(crate) pin: Pin,
     pub(super) remote: Remote,
 }
 
@@ -338,6 +338,22 @@ impl SoftCx {
         if let Some(signals) = self.vectors.get_mut(usize::from(vector)) {
             signals.raise();
         }
+    }
+
+    /// Lets go of everything that a peer has given: memory and descriptors.
+    #[cfg(feature = "vfio-user")]
+    pub(crate) fn release(&mut self) {
+        self.iommu.clear();
+        self.vectors.iter_mut().for_each(|vector| vector.always = None);
+        self.pin = Pin::default();
+        let interruptible = self.remote.interruptible;
+        self.remote = Remote { interruptible, ..Remote::default() };
+    }
+
+    /// Reaches memory of a peer by messages from now on.
+    #[cfg(feature = "vfio-user")]
+    pub(crate) fn set_peer(&mut self, peer: std::sync::Arc<dyn super::remote::RemoteMemory>) {
+        self.remote.peer = Some(peer);
     }
 
     /// Before every poll: a read that was given up may be made again, and interrupts whose writes

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use crate::bus::{Identity, Region, Width};
 
+pub(crate) mod bar;
 pub mod control;
 pub mod cx;
 pub mod harness;
@@ -113,6 +114,16 @@ pub trait SoftDevice: Send + 'static {
     fn open_virtual_function(&mut self, index: u16) -> Option<Box<dyn SoftDevice>> {
         let _ = index;
         None
+    }
+
+    /// Makes what the device keeps durable; it is about to be stopped. May take long: nothing else
+    /// is asked of it meanwhile.
+    ///
+    /// # Errors
+    /// What the medium says; the data may not be durable then.
+    fn flush(&mut self, cx: &mut SoftCx) -> std::io::Result<()> {
+        let _ = cx;
+        Ok(())
     }
 
     /// Function-level reset: as after power-on. I/O under way to a backend may finish, but no DMA

@@ -47,7 +47,7 @@ pub(super) struct Remote {
     pub(super) interrupted: bool,
     /// Interrupts that wait for writes: how many writes must be acknowledged, and the vector.
     pub(super) held: VecDeque<(u64, u16)>,
-    buffer: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
 }
 
 impl Remote {

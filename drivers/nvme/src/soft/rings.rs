@@ -184,6 +184,17 @@ impl Cq {
         Ok(())
     }
 
+    /// True if the queue interrupts, its vector is not masked, and an entry was not consumed.
+    pub(crate) fn wants_interrupt(&mut self, masks: u32) -> Result<bool, BadHead> {
+        let Some(vector) = self.vector else { return Ok(false) };
+        // Vectors from 32 on have no mask.
+        if masks.checked_shr(vector.into()).is_some_and(|bits| bits & 1 != 0) {
+            return Ok(false);
+        }
+        self.look()?;
+        Ok(self.head != self.tail)
+    }
+
     /// True if an entry can be taken without looking at the doorbell.
     #[inline]
     pub(crate) fn has_room(&self) -> bool {
