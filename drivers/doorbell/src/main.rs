@@ -1,4 +1,4 @@
-//! The doorbell program: serve, status, revoke, bench, demo, nvme.
+//! The doorbell program: serve, status, revoke, bench, demo, nvme, list, bind, unbind, check.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -19,6 +19,7 @@ mod registry;
 mod serve;
 mod sockets;
 mod status;
+mod tools;
 
 use cli::{Cli, Command};
 
@@ -43,6 +44,10 @@ fn run(command: &Command) -> Result<()> {
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Nvme(command) => nvme::run(command),
+        Command::List(args) => tools::list::run(args),
+        Command::Bind(args) => tools::bind::bind(args),
+        Command::Unbind(args) => tools::bind::unbind(args),
+        Command::Check(args) => tools::check::run(args),
         Command::DemoClient { role } => demo::role::run(role),
     }
 }
