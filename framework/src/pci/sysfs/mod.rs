@@ -37,7 +37,7 @@ pub use error::SysfsError;
 pub use function::{Function, Resource, SrIov, functions};
 pub use group::{Group, Member};
 pub use processes::{Opener, Scan, vfio_holders};
-pub use read::printable;
+pub use read::{names, optional, printable, text};
 pub use ready::{Access, access, vfio_nodes, why_not};
 pub use uses::{Use, Uses};
 

@@ -22,8 +22,11 @@ pub fn printable(text: &str) -> String {
     text.chars().take(LONGEST).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-/// A file's text without the white space around it.
-pub(super) fn text(path: &Path, limit: usize) -> Result<String, SysfsError> {
+/// A file's text without the white space around it, of at most `limit` bytes.
+///
+/// # Errors
+/// If it cannot be read, or is longer.
+pub fn text(path: &Path, limit: usize) -> Result<String, SysfsError> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| failed(path, error))?;
     let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
@@ -35,7 +38,10 @@ pub(super) fn text(path: &Path, limit: usize) -> Result<String, SysfsError> {
 }
 
 /// The same; `None` if there is no such file.
-pub(super) fn optional(path: &Path, limit: usize) -> Result<Option<String>, SysfsError> {
+///
+/// # Errors
+/// As [`text`].
+pub fn optional(path: &Path, limit: usize) -> Result<Option<String>, SysfsError> {
     present(text(path, limit))
 }
 
@@ -72,7 +78,10 @@ pub(super) fn link_name(path: &Path) -> Result<Option<String>, SysfsError> {
 }
 
 /// The names in a folder, in order; none if there is no such folder.
-pub(super) fn names(folder: &Path) -> Result<Vec<String>, SysfsError> {
+///
+/// # Errors
+/// If it cannot be read, or has far too many.
+pub fn names(folder: &Path) -> Result<Vec<String>, SysfsError> {
     let Some(entries) = present(fs::read_dir(folder).map_err(|error| failed(folder, error)))?
     else {
         return Ok(Vec::new());

@@ -109,25 +109,37 @@ pub struct Uses {
 }
 
 impl Uses {
-    /// Looks for everything that uses a function. It reads, and opens block devices for reading
-    /// (`O_EXCL`, which fails while the kernel has them claimed); it changes nothing.
+    /// What the kernel itself does with a function, as far as its files show it. Every user may look,
+    /// and nothing is touched.
     ///
     /// # Errors
     /// A file that cannot be read or makes no sense: then nothing is known.
-    pub fn find(roots: &Roots, function: &Function) -> Result<Self, SysfsError> {
-        let path = roots.function(function.address);
-        let folder = real(&path)?.ok_or(SysfsError::NoFunction(function.address))?;
+    pub fn shown(roots: &Roots, function: &Function) -> Result<Self, SysfsError> {
+        let folder = folder(roots, function)?;
         let blocks = stack(roots, &folder)?;
         let mut found = Self { uses: Vec::new(), blocks: blocks.clone(), unseen: Vec::new() };
-        found.file_systems(roots, &blocks, &mounts(roots)?, &swaps(roots)?);
-        found.shares(&folder, &mounts(roots)?)?;
+        let mounts = mounts(roots)?;
+        found.file_systems(roots, &blocks, &mounts, &swaps(roots)?);
+        found.shares(&folder, &mounts)?;
         found.members(roots, &blocks)?;
-        found.claims(roots, &blocks);
         found.interfaces(roots, &folder)?;
         if let Some(sriov) = function.sriov.as_ref().filter(|sriov| sriov.enabled > 0) {
             found.uses.push(Use::VirtualFunctions { enabled: sriov.enabled });
         }
-        found.processes(roots, &folder, &blocks);
+        Ok(found)
+    }
+
+    /// The same, and what only a closer look shows: disks are opened for reading (`O_EXCL`, which
+    /// fails while the kernel has them claimed), and so are the lists of all processes' open files.
+    /// It changes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::shown`].
+    pub fn find(roots: &Roots, function: &Function) -> Result<Self, SysfsError> {
+        let mut found = Self::shown(roots, function)?;
+        let blocks = found.blocks.clone();
+        found.claims(roots, &blocks);
+        found.processes(roots, &folder(roots, function)?, &blocks);
         Ok(found)
     }
 
@@ -202,7 +214,13 @@ impl Uses {
 
     /// The kernel refuses a second exclusive opener: mounts, swap, md, dm, ZFS and bcache are ones.
     fn claims(&mut self, roots: &Roots, blocks: &[BlockDevice]) {
-        let known = !self.uses.is_empty();
+        let storage = |one: &Use| {
+            matches!(
+                one,
+                Use::Mounted { .. } | Use::Swap { .. } | Use::Held { .. } | Use::Member { .. }
+            )
+        };
+        let known = self.uses.iter().any(storage);
         let own = |block: &&BlockDevice| !matches!(block.kind, BlockKind::Partition);
         for block in blocks.iter().filter(own).filter(|block| block.upon_disk()) {
             match claim(&roots.dev.join(&block.name)) {
@@ -245,6 +263,11 @@ impl Uses {
             self.unseen.push(format!("the open files of {unseen} processes of other users"));
         }
     }
+}
+
+fn folder(roots: &Roots, function: &Function) -> Result<PathBuf, SysfsError> {
+    let address = function.address;
+    real(&roots.function(address))?.ok_or(SysfsError::NoFunction(address))
 }
 
 impl BlockDevice {
