@@ -8,8 +8,9 @@
 )]
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use doorbell::broker::Broker;
+use doorbell::broker::{Broker, Timeouts};
 use doorbell::client::{Client, ClientError, QueueSpec};
 use doorbell::queues::{QueueProtocol, Tag};
 use doorbell_edu::{BUFFER, Edu, EduAdmin, EduError, EduReply};
@@ -28,6 +29,7 @@ impl Rig {
         let broker = Broker::builder(doorbell_edu::registry())
             .device(format!("soft:edu{options}").parse().unwrap())
             .socket(&socket)
+            .timeouts(Timeouts { shutdown: Duration::from_secs(1), ..Timeouts::default() })
             .start()
             .map_err(|error| error.to_string())?;
         Ok(Self { broker, socket, _dir: dir })
