@@ -148,3 +148,137 @@ impl InterruptVector {
         BusError::TimedOut { device: Arc::clone(&self.device), source: deadline.timed_out(what) }
     }
 }
+
+#[cfg(all(test, feature = "soft"))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bus::{Bar, Bus, Identity, Region, SoftBus, Width};
+    use crate::soft::{HarnessOptions, Progress, SoftCx, SoftDevice};
+
+    /// Register 0 counts; a write to it counts on, interrupts, or both.
+    #[derive(Default)]
+    struct Counter {
+        value: u32,
+        /// Counts on this many times more, one per poll, each with an interrupt.
+        more: u32,
+    }
+
+    const COUNT: u64 = 1;
+    const INTERRUPT: u64 = 2;
+
+    impl SoftDevice for Counter {
+        fn identity(&self) -> Identity {
+            Identity { name: "".into(), vendor: 1, device: 1, class: 0, numa_node: None }
+        }
+        fn regions(&self) -> Vec<Region> {
+            vec![Region { index: 0, size: 4096, mappable: Vec::new() }]
+        }
+        fn vectors(&self) -> u16 {
+            1
+        }
+        fn read(&mut self, _: &mut SoftCx, _: u8, _: u64, _: Width) -> u64 {
+            self.value.into()
+        }
+        fn write(&mut self, cx: &mut SoftCx, _: u8, offset: u64, _: Width, value: u64) {
+            if offset == 8 {
+                self.more = value as u32;
+                return;
+            }
+            self.value += u32::from(value & COUNT != 0);
+            if value & INTERRUPT != 0 {
+                cx.interrupt(0);
+            }
+        }
+        fn poll(&mut self, cx: &mut SoftCx) -> Progress {
+            if self.more == 0 {
+                return Progress::Idle;
+            }
+            self.more -= 1;
+            self.value += 1;
+            cx.interrupt(0);
+            Progress::Busy
+        }
+        fn reset(&mut self, _: &mut SoftCx) {}
+    }
+
+    fn device() -> Device {
+        let options = HarnessOptions { name: "soft:counter".into(), ..HarnessOptions::default() };
+        let bus = SoftBus::start(Box::new(Counter::default()), options).unwrap();
+        Device::attach(Arc::new(bus) as Arc<dyn Bus>, 64).unwrap().0
+    }
+
+    fn on_a_drivers_thread(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, test);
+    }
+
+    async fn reaches(vector: &InterruptVector, bar: &Bar, least: u32, limit: Duration) -> String {
+        let look = || Ok(bar.read32(0)? >= least);
+        match vector.until(Deadline::after(limit), "the count", look).await {
+            Ok(()) => "reached".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn what_was_before_the_wait_needs_no_interrupt() {
+        on_a_drivers_thread(async {
+            let device = device();
+            let (vector, bar) = (device.interrupt(0).unwrap(), device.bar(0).unwrap());
+            bar.write32(0, COUNT as u32).unwrap();
+            assert_eq!(reaches(&vector, &bar, 1, LONG).await, "reached");
+        });
+    }
+
+    #[test]
+    fn every_task_looks_again_whoever_takes_the_interrupt() {
+        on_a_drivers_thread(async {
+            let device = device();
+            let vector = std::rc::Rc::new(device.interrupt(0).unwrap());
+            let bar = device.bar(0).unwrap();
+            let tasks: Vec<_> = (1..=50)
+                .map(|least| {
+                    let (vector, bar) = (std::rc::Rc::clone(&vector), bar.clone());
+                    tokio::task::spawn_local(
+                        async move { reaches(&vector, &bar, least, LONG).await },
+                    )
+                })
+                .collect();
+            tokio::task::yield_now().await;
+            // Many interrupts while they look and park again.
+            bar.write32(8, 50).unwrap();
+            for task in tasks {
+                assert_eq!(task.await.unwrap(), "reached");
+            }
+        });
+    }
+
+    #[test]
+    fn an_interrupt_that_never_comes_says_which_and_for_what() {
+        on_a_drivers_thread(async {
+            let device = device();
+            let (vector, bar) = (device.interrupt(0).unwrap(), device.bar(0).unwrap());
+            // An interrupt that brings nothing is not what is waited for.
+            bar.write32(0, INTERRUPT as u32).unwrap();
+            let said = reaches(&vector, &bar, 1, Duration::from_millis(20)).await;
+            assert_eq!(said, "device soft:counter: waited 0.020 s for interrupt 0: the count");
+            // Without an interrupt nobody looks again, and the wait that gave up left nothing behind.
+            bar.write32(0, COUNT as u32).unwrap();
+            assert_eq!(reaches(&vector, &bar, 1, LONG).await, "reached");
+        });
+    }
+
+    #[test]
+    fn a_vector_that_is_not_there_and_a_thread_that_is_no_drivers() {
+        on_a_drivers_thread(async {
+            let error = device().interrupt(1).unwrap_err();
+            assert!(error.to_string().contains("interrupt vector 1: the device has 1"), "{error}");
+        });
+        let error = device().interrupt(0).unwrap_err();
+        assert!(error.to_string().contains("soft:counter: watching an interrupt"), "{error}");
+    }
+}

@@ -91,3 +91,38 @@ impl<T> DerefMut for Turn<'_, T> {
         &mut self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[test]
+    fn turns_come_in_the_order_of_asking_and_not_for_who_gave_up() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let long = Deadline::after(Duration::from_secs(60));
+            let turns = Rc::new(Turns::new(RefCell::new(Vec::new())));
+            let mine = turns.take(long, "it").await.unwrap();
+            let mut tasks = Vec::new();
+            for number in 0..5 {
+                let turns = Rc::clone(&turns);
+                tasks.push(tokio::task::spawn_local(async move {
+                    turns.take(long, "it").await.unwrap().borrow_mut().push(number);
+                }));
+                tokio::task::yield_now().await;
+            }
+            tasks[2].abort();
+            let soon = Deadline::after(Duration::from_millis(1));
+            let late = turns.take(soon, "the device").await.map(drop).unwrap_err();
+            assert_eq!(late.what, "the device, which others use");
+            drop(mine);
+            for task in tasks {
+                let _ = task.await;
+            }
+            assert_eq!(*turns.take(long, "it").await.unwrap().borrow(), [0, 1, 3, 4]);
+        });
+    }
+}

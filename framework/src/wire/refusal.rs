@@ -145,4 +145,10 @@ pub enum Refusal {
     /// The message breaks the protocol; the broker closes the connection after this.
     #[error("protocol error: {0}")]
     Protocol(String),
+    /// Everything that the session holds was, or is just being, taken back.
+    #[error("this session's grants were taken back from device {device}; connect again")]
+    Revoked {
+        /// The device.
+        device: String,
+    },
 }

@@ -179,7 +179,7 @@ impl Records {
         }
         match self.sessions.get_mut(&session) {
             Some(found) if !found.closing => Ok(found),
-            _ => Err(Refusal::Protocol("this session's grants were taken back".to_owned())),
+            _ => Err(Refusal::Revoked { device: device.to_owned() }),
         }
     }
 
