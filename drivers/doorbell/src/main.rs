@@ -1,4 +1,4 @@
-//! The doorbell program: serve, status, revoke, bench, demo, nvme.
+//! The doorbell program: serve, status, revoke, bench, demo, nvme, edu.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -11,7 +11,9 @@ use clap::error::ErrorKind;
 mod bench;
 mod cli;
 mod connect;
+mod data;
 mod demo;
+mod edu;
 mod logging;
 mod nvme;
 mod output;
@@ -43,6 +45,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Nvme(command) => nvme::run(command),
+        Command::Edu(command) => edu::run(command),
         Command::DemoClient { role } => demo::role::run(role),
     }
 }

@@ -118,13 +118,17 @@ fn describe(text: &mut String, report: &StatusReport) {
         ),
     );
     let used: usize = report.sessions.iter().map(|session| session.queues.len()).sum();
-    push(
-        text,
-        &format!(
-            "{used} of {} queues in use, of up to {} entries",
-            device.queues, device.max_entries
-        ),
-    );
+    if device.queues == 0 {
+        push(text, "it has no queues: clients ask its driver");
+    } else {
+        push(
+            text,
+            &format!(
+                "{used} of {} queues in use, of up to {} entries",
+                device.queues, device.max_entries
+            ),
+        );
+    }
     if let Some(why) = &report.out_of_service {
         push(text, &format!("OUT OF SERVICE: {why}"));
     }

@@ -106,6 +106,10 @@ pub(super) async fn claim<P: QueueProtocol>(
 /// Entries of each ring: a power of two where the device allows that.
 fn check<P: QueueProtocol>(inner: &Inner, spec: QueueSpec) -> Result<u32, ClientError> {
     let device = &inner.device;
+    if device.queues == 0 {
+        let (device, driver) = (device.name.clone(), device.driver.clone());
+        return Err(ClientError::NoQueues { device, driver });
+    }
     let max = MAX_DEPTH.min(device.max_entries.saturating_sub(1));
     if spec.depth == 0 || spec.depth > max {
         return Err(ClientError::Depth { device: device.name.clone(), depth: spec.depth, max });

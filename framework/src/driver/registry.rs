@@ -140,6 +140,15 @@ impl Registry {
         self
     }
 
+    /// Adds everything of another registry, after what is there.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.drivers.extend(other.drivers);
+        #[cfg(feature = "soft")]
+        self.models.extend(other.models);
+        self
+    }
+
     /// The drivers, in the order in which they were added.
     #[must_use]
     pub fn drivers(&self) -> &[DriverEntry] {
@@ -219,7 +228,7 @@ mod tests {
     use super::*;
     use crate::bus::{DeviceEvent, Recovered};
     use crate::deadline::Deadline;
-    use crate::driver::{Plan, Scope, Who};
+    use crate::driver::{Scope, Who};
 
     struct Nothing;
 
@@ -234,9 +243,6 @@ mod tests {
 
         async fn probe(_device: Device) -> Result<Self, DriverError> {
             Ok(Self)
-        }
-        fn plan(&self) -> Plan {
-            Plan { queues: 0, max_entries: 0, submission_entry: 0, completion_entry: 0 }
         }
         async fn admin(&self, _who: &Who, operation: u8) -> Result<u16, DriverError> {
             Ok(u16::from(operation) + 1)

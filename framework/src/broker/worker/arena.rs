@@ -16,6 +16,9 @@ const ALIGN: u64 = 2 << 20;
 /// The most IOVA space of one partition: leaves room for 64 clients below 2^38.
 const MOST: u64 = 4 << 30;
 
+/// No client gets more than this part of the IOVA space that is left.
+const CLIENTS: u64 = 16;
+
 fn dma(error: &DmaError) -> Refusal {
     match error {
         DmaError::BadArena { .. } => Refusal::BadArena(error.to_string()),
@@ -113,7 +116,9 @@ impl Session {
             Some(partition) => partition,
             none => {
                 let room = u64::from(self.rights.mappings).saturating_mul(ALIGN);
-                let most = self.rights.bytes.saturating_add(room).min(MOST.max(len));
+                // A device that reaches little memory leaves room for others as well.
+                let fair = (iova.available() / CLIENTS).clamp(len, MOST.max(len));
+                let most = self.rights.bytes.saturating_add(room).min(fair);
                 none.insert(iova.partition(most)?)
             }
         };
