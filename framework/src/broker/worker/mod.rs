@@ -32,6 +32,9 @@ mod records;
 mod report;
 mod teardown;
 
+/// The most characters that a bus may say about itself.
+const ABOUT: usize = 1000;
+
 /// A client that was let in.
 pub(super) struct Attach {
     pub(super) session: u64,
@@ -136,6 +139,8 @@ impl Worker {
             device: identity.device,
             class: identity.class,
             numa_node: identity.numa_node,
+            bus: bus.kind().to_owned(),
+            about_bus: bus.about().chars().take(ABOUT).collect(),
             queues: plan.queues,
             max_entries: plan.max_entries,
             submission_entry: plan.submission_entry,
