@@ -95,6 +95,15 @@ impl Function {
         Ok(())
     }
 
+    /// Gives it back to the driver that the kernel chooses, which must be `driver`.
+    ///
+    /// # Errors
+    /// As [`Function::bind`].
+    pub fn restore(&self, driver: &str) -> io::Result<()> {
+        self.bind(driver)?;
+        self.write("driver_override", "\n")
+    }
+
     /// Takes it from the driver that holds it.
     ///
     /// # Errors

@@ -42,10 +42,21 @@ impl Programs {
         command
     }
 
-    /// Whether there is a program of that name.
+    /// Where a program of ours lies.
     #[must_use]
-    pub fn has(&self, program: &str) -> bool {
-        self.folder.join(program).is_file()
+    pub fn path(&self, program: &str) -> PathBuf {
+        self.folder.join(program)
+    }
+
+    /// Runs a command to its end, as somebody else.
+    ///
+    /// # Errors
+    /// As [`Programs::run`].
+    pub fn run_as(&mut self, command: &mut Command, account: Account) -> io::Result<Ended> {
+        if let Account::Ordinary(id) = account {
+            command.uid(id).gid(id);
+        }
+        self.run(command)
     }
 
     /// Starts a command.

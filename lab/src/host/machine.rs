@@ -21,7 +21,7 @@ pub enum Iommu {
 /// A file that a device of the machine keeps its blocks in.
 #[derive(Debug, Clone, Copy)]
 pub struct Disk {
-    /// Its name. The drive is `NAME-drive` in QEMU; a controller that has it alone uses the name as serial number.
+    /// Its name. QEMU's block node is `NAME-drive`; a controller that has it alone uses the name as serial number.
     pub name: &'static str,
     /// Its size in blocks of [`pattern::BLOCK`] bytes.
     pub blocks: u64,
@@ -158,7 +158,15 @@ impl Machine {
         for Disk { name, .. } in &self.disks {
             // A comma in a path is doubled in QEMU's option syntax.
             let image = Self::image(folder, name).display().to_string().replace(',', ",,");
-            add("-drive", format!("file={image},if=none,id={name}-drive,format=raw,cache=unsafe"));
+            // A block node, and not a drive, as these go away with the device that is unplugged. Nothing has to survive
+            // the host's own crash, so nothing is synchronised to its disk.
+            add(
+                "-blockdev",
+                format!(
+                    "driver=raw,node-name={name}-drive,cache.no-flush=on,file.driver=file,\
+                     file.filename={image},file.cache.no-flush=on"
+                ),
+            );
         }
         for device in &self.devices {
             add("-device", device.clone());

@@ -1,9 +1,12 @@
 //! The proofs themselves. Each is a function that drives real programs and looks at what the kernel says.
 
 pub mod client;
+mod clients;
 mod cx;
 mod io;
 mod kernel;
+mod places;
+mod refusals;
 
 use std::io as std_io;
 use std::time::Instant;
@@ -83,6 +86,22 @@ fn perform(name: &str, cx: &mut Cx<'_>) -> Verdict {
         "identify" => io::identify(cx),
         "read" => io::read(cx),
         "write" => io::write(cx),
+        "interrupts" => clients::interrupts(cx),
+        "two-clients" => clients::two_clients(cx),
+        "stray-dma" => clients::stray_dma(cx),
+        "killed-client" => clients::killed_client(cx),
+        "revoked-client" => clients::revoked_client(cx),
+        "broker-restart" => clients::broker_restart(cx),
+        "numa" => places::numa(cx),
+        "ordinary-user" => refusals::ordinary_user(cx),
+        "memlock" => refusals::memlock(cx),
+        "edu" => refusals::edu(cx),
+        "held" => refusals::held(cx),
+        "not-viable" => refusals::not_viable(cx),
+        "released" => places::released(cx),
+        "unplug" => places::unplug(cx),
+        "no-iommu" => refusals::no_iommu(cx),
+        "no-remapping" => refusals::no_remapping(cx),
         other => Err(Trouble::Skipped(format!("{other} is not in this plan yet"))),
     }
 }
