@@ -142,7 +142,7 @@ fn another_version_is_answered_in_words_that_both_understand() {
         raw.bytes(&patched(encode_request(5, &hello()).unwrap(), 4, 200));
         match raw.hears() {
             Some(Message::Refused(refused)) => {
-                assert_eq!((refused.lowest, refused.highest, refused.refused), (1, 1, 200));
+                assert_eq!((refused.lowest, refused.highest, refused.refused), (VERSION, VERSION, 200));
             }
             other => panic!("{other:?}"),
         }
