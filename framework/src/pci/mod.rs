@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod capability;
 pub mod layout;
 
 pub use address::{Address, BadAddress};
+pub use capability::{BadConfig, ConfigSpace};

@@ -170,8 +170,9 @@ impl Unit {
         let len = tail.max(head) - first + 4;
         let slice = if self.function.is_some() {
             // The function is this client's alone: whatever part of it the client gets, it reaches
-            // nobody else.
-            let slice = self.bus.export(made.region, first, len, Tier::Cooperative);
+            // nobody else. All the same, no more than there is need for.
+            let export = |tier| self.bus.export(made.region, first, len, tier);
+            let slice = export(Tier::Paged).or_else(|_| export(Tier::Cooperative));
             Slice { tier: Tier::Isolated, ..slice.map_err(bus)? }
         } else {
             self.bus.export(made.region, first, len, reserved.at_least).map_err(bus)?
