@@ -12,8 +12,11 @@ pub(super) fn kernel(cx: &mut Cx<'_>) -> Verdict {
     check(units > 0, || "the kernel knows no IOMMU".to_owned())?;
     let group = Function::at(DISK).group();
     check(group.is_some(), || format!("{DISK} is in no IOMMU group"))?;
-    let buses: Vec<_> = ["container", "cdev"].into_iter().filter(|bus| cx.kernel_offers(bus)).collect();
-    check(!buses.is_empty(), || "the kernel offers neither /dev/vfio/vfio nor /dev/iommu".to_owned())?;
+    let buses: Vec<_> =
+        ["container", "cdev"].into_iter().filter(|bus| cx.kernel_offers(bus)).collect();
+    check(!buses.is_empty(), || {
+        "the kernel offers neither /dev/vfio/vfio nor /dev/iommu".to_owned()
+    })?;
     if !Path::new("/sys/bus/pci/drivers/vfio-pci").exists() {
         return Err(Trouble::Failed("the kernel has no vfio-pci".to_owned()));
     }

@@ -20,7 +20,8 @@ const NVME_CLASS: &str = "0x010802";
 /// The controller on NUMA node 1.
 fn far() -> Option<Function> {
     let entries = fs::read_dir("/sys/bus/pci/devices").ok()?;
-    let functions = entries.flatten().map(|entry| Function::at(entry.file_name().to_string_lossy()));
+    let functions =
+        entries.flatten().map(|entry| Function::at(entry.file_name().to_string_lossy()));
     let is = |function: &Function, name: &str, value: &str| {
         function.attribute(name).is_ok_and(|found| found == value)
     };

@@ -6,9 +6,9 @@ use iommufd_bindings::iommufd as iommu;
 use vfio_bindings::bindings::vfio;
 
 use super::types::{
-    AttachIommufd, BindIommufd, DeviceInfo, DmaMap, DmaUnmap, FeatureHeader, GroupStatus,
-    IoasAlloc, IoasIovaRanges, IoasMap, IoasMapFile, IoasUnmap, IovaRange, Irq, IrqInfo, IrqSet,
-    RegionInfo, Type1Info, flag,
+    AttachIommufd, BindIommufd, BindWithToken, DeviceInfo, DmaMap, DmaUnmap, FeatureHeader,
+    GroupStatus, IoasAlloc, IoasIovaRanges, IoasMap, IoasMapFile, IoasUnmap, IovaRange, Irq,
+    IrqInfo, IrqSet, RegionInfo, Type1Info, flag,
 };
 use super::{chain, variable};
 
@@ -16,6 +16,7 @@ use super::{chain, variable};
 fn structures_have_the_kernels_sizes() {
     let pairs = [
         (size_of::<GroupStatus>(), size_of::<vfio::vfio_group_status>()),
+        (size_of::<BindWithToken>(), size_of::<vfio::vfio_device_bind_iommufd>()),
         (size_of::<DeviceInfo>(), size_of::<vfio::vfio_device_info>()),
         (size_of::<RegionInfo>(), size_of::<vfio::vfio_region_info>()),
         (size_of::<IrqInfo>(), size_of::<vfio::vfio_irq_info>()),
