@@ -51,6 +51,8 @@ mod irq;
 mod limits;
 mod open;
 mod peer;
+#[cfg(test)]
+mod real_tests;
 mod regions;
 mod slices;
 mod space;
