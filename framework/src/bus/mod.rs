@@ -2,8 +2,8 @@
 //!
 //! A bus gives the broker everything that VFIO gives: regions, config space, interrupts, reset, and
 //! an address space for DMA. It also says what of this can be handed to a client, and how well that
-//! isolates ([`Bus::export`]). Buses: [`soft`] (feature `soft`). The kernel's VFIO (container and
-//! cdev) and vfio-user fit the same trait and are not here yet.
+//! isolates ([`Bus::export`]). Buses: [`soft`] (feature `soft`), [`vfio_user`] (feature `vfio-user`).
+//! The kernel's VFIO (container and cdev) fits the same trait and is not here yet.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -24,9 +24,13 @@ pub mod signals;
 pub mod soft;
 #[cfg(all(test, feature = "soft"))]
 mod tests;
+#[cfg(feature = "vfio-user")]
+pub mod vfio_user;
 
 #[cfg(feature = "soft")]
 pub use self::soft::SoftBus;
+#[cfg(feature = "vfio-user")]
+pub use self::vfio_user::VfioUserBus;
 pub use device::{Bar, Device, OwnQueue, QueueLayout};
 pub use proof::{PartitionQuiesced, QueueToken, Quiesced, Recovered, Revoked, Unmapped};
 pub use signals::{EventKick, MappedSignals};

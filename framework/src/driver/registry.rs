@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 #[cfg(feature = "soft")]
 use crate::bus::SoftBus;
+#[cfg(feature = "vfio-user")]
+use crate::bus::VfioUserBus;
 use crate::bus::{Bus, BusError, Device, Identity};
 #[cfg(feature = "soft")]
 use crate::soft::{HarnessOptions, SoftDevice};
@@ -175,12 +177,20 @@ impl Registry {
             #[cfg(not(feature = "soft"))]
             DeviceSpec::Soft { .. } => Err(no_bus(spec, "soft")),
             DeviceSpec::Pci { .. } => Err(no_bus(spec, "vfio")),
+            #[cfg(feature = "vfio-user")]
+            DeviceSpec::VfioUser(path) => Ok(Arc::new(VfioUserBus::open_spec(path)?)),
+            #[cfg(not(feature = "vfio-user"))]
             DeviceSpec::VfioUser(_) => Err(no_bus(spec, "vfio-user")),
         }
     }
 }
 
-const BUSES: &str = if cfg!(feature = "soft") { "soft" } else { "none" };
+const BUSES: &str = match (cfg!(feature = "soft"), cfg!(feature = "vfio-user")) {
+    (true, true) => "soft, vfio-user",
+    (true, false) => "soft",
+    (false, true) => "vfio-user",
+    (false, false) => "none",
+};
 
 fn no_bus(spec: &DeviceSpec, bus: &'static str) -> RegistryError {
     RegistryError::NoBus { device: spec.to_string(), bus, available: BUSES }
