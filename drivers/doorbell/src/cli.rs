@@ -16,6 +16,8 @@ const EXAMPLES: &str = "\
 Examples:
   doorbell demo                                     the whole path on real data, in a minute
   doorbell serve soft:nvme,ram=64M --name nvme0     a broker for a software NVMe device
+  doorbell export nvme --image disk.img --socket /tmp/nvme.sock
+                                                    the same device for a virtual machine
   doorbell status                                   who holds what of it
   doorbell bench --depth 1,32 --report bench.html   latency and IOPS
 
@@ -24,6 +26,7 @@ DOORBELL_LOG=debug (or info, or doorbell=trace) chooses what is logged to standa
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Serve(Serve),
+    Export(Export),
     Status(Status),
     Revoke(Revoke),
     Demo(Demo),
@@ -69,6 +72,41 @@ pub(crate) struct Serve {
     /// End when the process that started this one does
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,
+}
+
+/// Serves a software device over vfio-user: to a virtual machine, or to `doorbell serve vfio-user:PATH`.
+///
+/// Prints one line when a client can connect, and runs until SIGINT or SIGTERM. Clients are served one
+/// after the other; the device is reset between them, and what it keeps is durable at the end.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doorbell export nvme --image disk.img --socket /tmp/nvme.sock
+  doorbell export nvme,ram=256M,queues=8 --socket /tmp/nvme.sock
+
+QEMU (10.1 or newer) takes it so; the guest's memory must be shared:
+  -object memory-backend-memfd,id=mem,size=1G,share=on -machine memory-backend=mem
+  -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"/tmp/nvme.sock\"}}'
+
+Software NVMe devices: each image=FILE, ram=SIZE or null=SIZE is one namespace, in this order, from 1.")]
+pub(crate) struct Export {
+    /// The device: MODEL[,KEY=VALUE...]
+    pub(crate) model: String,
+    /// An image as a namespace: the option image=FILE of the model; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Vec<PathBuf>,
+    /// Where clients connect
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+    /// Who may connect: the mode of the socket file, in octal
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = mode)]
+    pub(crate) mode: u32,
+    /// Keep the device's thread on this core
+    #[arg(long, value_name = "CORE")]
+    pub(crate) core: Option<usize>,
+    /// End when the first client has gone
+    #[arg(long)]
+    pub(crate) once: bool,
 }
 
 /// Which broker to talk to.
@@ -309,6 +347,12 @@ fn size(text: &str) -> Result<u64, String> {
         .filter(|number| *number > 0)
         .and_then(|number| number.checked_mul(1 << shift))
         .ok_or_else(|| "write a number above 0, and k, M or G: 4k".to_owned())
+}
+
+/// A file mode in octal.
+fn mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "write three octal digits: 660".to_owned())
 }
 
 /// A time in seconds, above 0.

@@ -1,4 +1,4 @@
-//! The doorbell program: serve, status, revoke, bench, demo, nvme.
+//! The doorbell program: serve, export, status, revoke, bench, demo, nvme.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -12,6 +12,7 @@ mod bench;
 mod cli;
 mod connect;
 mod demo;
+mod export;
 mod logging;
 mod nvme;
 mod output;
@@ -31,13 +32,15 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
     };
-    logging::start(if matches!(cli.command, Command::Serve(_)) { "info" } else { "error" });
+    let serves = matches!(cli.command, Command::Serve(_) | Command::Export(_));
+    logging::start(if serves { "info" } else { "error" });
     ended(run(&cli.command))
 }
 
 fn run(command: &Command) -> Result<()> {
     match command {
         Command::Serve(args) => serve::run(args),
+        Command::Export(args) => export::run(args),
         Command::Status(args) => status::run(args),
         Command::Revoke(args) => status::revoke(args),
         Command::Demo(args) => demo::run(args),

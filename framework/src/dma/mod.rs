@@ -28,6 +28,8 @@ mod tests;
 pub use arena::{Arena, Dma, DmaStats};
 pub use buffer::{DmaBox, DmaKeep, DmaShared};
 pub use iova::{IovaAllocator, Partition};
+#[cfg(all(feature = "vfio-user", feature = "soft"))]
+pub(crate) use map::map_private;
 pub use map::{Prefault, map_fd};
 pub use memfd::{HugePages, Memfd};
 pub use space::{DmaSpace, Mapping};

@@ -173,7 +173,7 @@ impl Registry {
     pub fn open_bus(&self, spec: &DeviceSpec) -> Result<Arc<dyn Bus>, RegistryError> {
         match spec {
             #[cfg(feature = "soft")]
-            DeviceSpec::Soft { model, options } => self.open_soft(spec, model, options),
+            DeviceSpec::Soft { model, .. } => self.open_soft(spec, model),
             #[cfg(not(feature = "soft"))]
             DeviceSpec::Soft { .. } => Err(no_bus(spec, "soft")),
             DeviceSpec::Pci { .. } => Err(no_bus(spec, "vfio")),
@@ -203,21 +203,25 @@ fn list(items: impl Iterator<Item = String>) -> String {
 
 #[cfg(feature = "soft")]
 impl Registry {
-    fn open_soft(
-        &self,
-        spec: &DeviceSpec,
-        model: &str,
-        options: &[(String, String)],
-    ) -> Result<Arc<dyn Bus>, RegistryError> {
-        let Some(make) = self.models.get(model) else {
+    /// Makes the software device that a spec names, without a bus: to be served to others.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoModel`], [`RegistryError::BadOptions`]; [`RegistryError::NoBus`] for a spec
+    /// that names no software device.
+    pub fn open_model(&self, spec: &DeviceSpec) -> Result<Box<dyn SoftDevice>, RegistryError> {
+        let DeviceSpec::Soft { model, options } = spec else { return Err(no_bus(spec, "soft")) };
+        let Some(make) = self.models.get(model.as_str()) else {
             return Err(RegistryError::NoModel {
                 device: spec.to_string(),
                 model: model.to_owned(),
                 available: list(self.models.keys().map(|name| (*name).to_owned())),
             });
         };
-        let device = make(options)
-            .map_err(|why| RegistryError::BadOptions { device: spec.to_string(), why })?;
+        make(options).map_err(|why| RegistryError::BadOptions { device: spec.to_string(), why })
+    }
+
+    fn open_soft(&self, spec: &DeviceSpec, model: &str) -> Result<Arc<dyn Bus>, RegistryError> {
+        let device = self.open_model(spec)?;
         let name: Arc<str> = format!("soft:{model}").into();
         let options = HarnessOptions { name, ..HarnessOptions::default() };
         Ok(Arc::new(SoftBus::start(device, options)?))

@@ -6,5 +6,7 @@
 
 pub mod address;
 pub mod layout;
+pub mod synthetic;
 
 pub use address::{Address, BadAddress};
+pub use synthetic::{ConfigEvent, ConfigSpace, Layout};

@@ -9,7 +9,7 @@
 //! [`BusError::Gone`], and doorbells do nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -93,6 +93,7 @@ impl Harness {
             bars,
             jobs,
             pending: AtomicBool::new(false),
+            posted: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             alive: AtomicBool::new(true),
             ended,

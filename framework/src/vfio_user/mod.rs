@@ -22,6 +22,8 @@ mod fields;
 pub mod frame;
 pub mod header;
 pub mod message;
+#[cfg(feature = "soft")]
+pub mod server;
 pub mod socket;
 #[cfg(test)]
 mod transcripts;

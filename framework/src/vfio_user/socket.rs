@@ -72,6 +72,12 @@ impl Receiver {
         self.framer.set_limits(clamp(limits));
     }
 
+    /// True if no message has begun to arrive.
+    #[must_use]
+    pub fn is_between(&self) -> bool {
+        self.framer.end().is_ok()
+    }
+
     /// Reads until a message is complete or nothing more is there. It never blocks.
     ///
     /// # Errors

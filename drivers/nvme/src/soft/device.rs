@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use doorbell::Deadline;
 use doorbell::bus::{Identity, Region, Width};
 use doorbell::soft::{Idle, Progress, SoftCx, SoftDevice};
 
@@ -14,6 +15,10 @@ const FULL_QUEUE: Duration = Duration::from_micros(500);
 
 /// How soon operations are handed to the kernel again that it did not take.
 const UNSUBMITTED: Duration = Duration::from_millis(1);
+
+/// How long file operations under way may take before a device that is to be stopped goes on without
+/// them.
+const FLUSH: Duration = Duration::from_secs(30);
 
 /// The least size of BAR0 in bytes.
 const SMALLEST_BAR: u64 = 16 << 10;
@@ -71,6 +76,29 @@ impl SoftDevice for SoftNvme {
         let deferred = working.filter(|ring| ring.is_deferred()).map(|_| UNSUBMITTED);
         let until = full.or(deferred).map(|nap| Instant::now() + nap);
         Idle { fds: working.map(|ring| ring.fd()).into_iter().collect(), until }
+    }
+
+    fn has_pin(&self) -> bool {
+        true
+    }
+
+    fn pin(&mut self, _cx: &mut SoftCx) -> bool {
+        self.asserts_pin()
+    }
+
+    fn repeats_dma(&self) -> bool {
+        true
+    }
+
+    fn flush(&mut self, cx: &mut SoftCx) -> std::io::Result<()> {
+        let deadline = Deadline::after(FLUSH);
+        while !self.jobs.idle() && !deadline.expired() {
+            if !self.jobs.poll(cx, &mut self.namespaces) {
+                std::thread::sleep(UNSUBMITTED);
+            }
+            self.jobs.submit();
+        }
+        self.namespaces.sync()
     }
 
     fn reset(&mut self, cx: &mut SoftCx) {

@@ -101,6 +101,14 @@ impl Namespaces {
         (1u32..).zip(&self.list)
     }
 
+    /// Puts every file on its medium.
+    pub(crate) fn sync(&self) -> std::io::Result<()> {
+        self.list.iter().try_for_each(|ns| match &ns.backend {
+            Backend::File(file) => file.file.sync_all(),
+            Backend::Ram(_) | Backend::Null => Ok(()),
+        })
+    }
+
     /// A namespace by its identifier.
     #[inline]
     pub(crate) fn get(&self, nsid: u32) -> Option<&Namespace> {

@@ -96,6 +96,11 @@ impl Registers {
         self.intm = 0;
     }
 
+    /// INTMS: a bit for each of the first 32 vectors that is masked. For pin interrupts.
+    pub(crate) fn interrupt_masks(&self) -> u32 {
+        self.intm
+    }
+
     /// Memory page size in bytes (CC.MPS).
     #[inline]
     pub(crate) fn page_size(&self) -> u64 {

@@ -239,6 +239,12 @@ impl RegionInfoReply {
         }
     }
 
+    /// The fixed part alone, as [`RegionInfoReply::encode_cut`] writes it.
+    #[must_use]
+    pub fn cut(self) -> Self {
+        Self { info: RegionInfo { cap_offset: 0, ..self.info }, capabilities: Vec::new() }
+    }
+
     /// The fixed part alone, for a client that takes no more: it learns from `argsz` what to ask
     /// for. (As the kernel does, `cap_offset` is 0 then.)
     pub fn encode_cut(&self, out: &mut Vec<u8>) {
