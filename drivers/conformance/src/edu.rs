@@ -43,6 +43,11 @@ pub const CHECKS: &[Check] = &[
         run: |rig| common::revoked(rig, &busy(0), &busy(1)),
     },
     Check {
+        name: "reset",
+        what: "an operator's reset comes between two requests, and the next ones work",
+        run: |rig| common::reset(rig, &busy(0), "", &part(0, 3)),
+    },
+    Check {
         name: "restarted",
         what: "a broker that ends or is killed, and the next one",
         run: |rig| common::restarted(rig, &busy(0), &part(0, 3)),

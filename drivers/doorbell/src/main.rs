@@ -1,4 +1,4 @@
-//! The doorbell program: serve, status, revoke, bench, demo, nvme, edu.
+//! The doorbell program: serve, status, revoke, reset, bench, demo, nvme, edu.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -42,6 +42,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Serve(args) => serve::run(args),
         Command::Status(args) => status::run(args),
         Command::Revoke(args) => status::revoke(args),
+        Command::Reset(args) => status::reset(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Nvme(command) => nvme::run(command),

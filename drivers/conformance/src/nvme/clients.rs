@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use doorbell::wire::SessionStatus;
 
 use super::load::Load;
-use super::{busy, claim, verify};
+use super::{busy, verify};
 use crate::plan::{Outcome, skip};
 use crate::rig::Rig;
 use crate::role::{RoleProcess, Work};
@@ -53,10 +53,4 @@ pub(super) fn partitions(rig: &mut Rig) -> Result<Outcome> {
     let mut all = clients.map(|part| rig.start(verify(part, 3))).collect::<Result<Vec<_>>>()?;
     all.iter_mut().try_for_each(RoleProcess::done)?;
     Ok(Outcome::Passed)
-}
-
-/// Every queue ends with a typed error, and the controller serves on.
-pub(super) fn reset(rig: &mut Rig) -> Result<Outcome> {
-    let _ = claim;
-    skip("there is no operator's reset")
 }

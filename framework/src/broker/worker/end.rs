@@ -94,21 +94,41 @@ impl Worker {
         {
             return Some(token.quiesced_by(recovered));
         }
-        let recovered = self.recover(queue).await?;
+        let recovered = self.recover(Scope::Queue(queue)).await?;
         let quiesced = token.quiesced_by(&recovered);
         self.all_were_reset(&recovered, EndCause::DeviceReset);
         *last = Some(recovered);
         Some(quiesced)
     }
 
+    /// An operator resets the device: every queue ends.
+    pub(super) async fn reset_device(&self, session: u64) -> Result<Reply, Refusal> {
+        let records = self.records.borrow();
+        let me = records.sessions.get(&session);
+        if !me.is_some_and(|me| me.rights.operator) {
+            let uid = me.map_or(u32::MAX, |me| me.peer.uid);
+            let device = self.info.name.clone();
+            return Err(Refusal::NotOperator { uid, device, what: "reset".to_owned() });
+        }
+        drop(records);
+        let mut last = self.reset.lock().await;
+        let Some(recovered) = self.recover(Scope::Device).await else {
+            let why = self.records.borrow().out_of_service.clone().unwrap_or_default();
+            return Err(Refusal::OutOfService { device: self.info.name.clone(), why });
+        };
+        self.all_were_reset(&recovered, EndCause::DeviceReset);
+        *last = Some(recovered);
+        Ok(Reply::Done)
+    }
+
     /// Resets the device. If that fails it is out of service for good.
-    async fn recover(&self, queue: u16) -> Option<Recovered> {
+    async fn recover(&self, scope: Scope) -> Option<Recovered> {
         if self.records.borrow().out_of_service.is_some() {
             return None;
         }
         let limit = self.timeouts.recover;
-        tracing::warn!(device = %self.name, queue, "resetting the device");
-        let asked = self.driver.recover(Scope::Queue(queue), Deadline::after(limit));
+        tracing::warn!(device = %self.name, ?scope, "resetting the device");
+        let asked = self.driver.recover(scope, Deadline::after(limit));
         let why = match tokio::time::timeout(limit + GRACE, asked).await {
             Ok(Ok(recovered)) => {
                 self.records.borrow_mut().resets += 1;
