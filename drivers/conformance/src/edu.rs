@@ -93,7 +93,7 @@ fn factorials(rig: &mut Rig) -> Result<Outcome> {
 }
 
 fn dma(rig: &mut Rig) -> Result<Outcome> {
-    let mut dice = Dice::new(rig.dice.next());
+    let mut dice = Dice::new(rig.dice.roll());
     rig.block_on(async {
         let edu = Edu::connect(&rig.client(0).await?).await?;
         let mut copy = dice.bytes(BUFFER);

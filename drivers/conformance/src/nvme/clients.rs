@@ -12,7 +12,7 @@ use crate::role::{RoleProcess, Work};
 /// One queue as deep as the device and its client allow, kept full.
 pub(super) fn load(rig: &mut Rig) -> Result<Outcome> {
     let most = rig.status()?.device.max_entries.saturating_sub(1).min(255);
-    let load = Load { part: 0, depth: most, seed: rig.dice.next(), rounds: 8 };
+    let load = Load { part: 0, depth: most, seed: rig.dice.roll(), rounds: 8 };
     rig.start(Work::NvmeVerify(load))?.done()?;
     Ok(Outcome::Passed)
 }

@@ -103,14 +103,7 @@ impl Worker {
 
     /// An operator resets the device: every queue ends.
     pub(super) async fn reset_device(&self, session: u64) -> Result<Reply, Refusal> {
-        let records = self.records.borrow();
-        let me = records.sessions.get(&session);
-        if !me.is_some_and(|me| me.rights.operator) {
-            let uid = me.map_or(u32::MAX, |me| me.peer.uid);
-            let device = self.info.name.clone();
-            return Err(Refusal::NotOperator { uid, device, what: "reset".to_owned() });
-        }
-        drop(records);
+        self.check_operator(session, "reset")?;
         let mut last = self.reset.lock().await;
         let Some(recovered) = self.recover(Scope::Device).await else {
             let why = self.records.borrow().out_of_service.clone().unwrap_or_default();

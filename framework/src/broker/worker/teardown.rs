@@ -130,20 +130,26 @@ impl Worker {
         }
     }
 
+    /// Refuses `what` to who is no operator.
+    pub(super) fn check_operator(&self, session: u64, what: &str) -> Result<(), Refusal> {
+        let records = self.records.borrow();
+        let me = records.sessions.get(&session);
+        if me.is_some_and(|me| me.rights.operator) {
+            return Ok(());
+        }
+        let uid = me.map_or(u32::MAX, |me| me.peer.uid);
+        Err(Refusal::NotOperator { uid, device: self.info.name.clone(), what: what.to_owned() })
+    }
+
     /// An operator takes grants back.
     pub(super) async fn revoke(
         &self,
         session: u64,
         target: RevokeTarget,
     ) -> Result<Reply, Refusal> {
+        self.check_operator(session, "revoke")?;
         let (queue, sessions) = {
             let records = self.records.borrow();
-            let me = records.sessions.get(&session);
-            if !me.is_some_and(|me| me.rights.operator) {
-                let uid = me.map_or(u32::MAX, |me| me.peer.uid);
-                let device = self.info.name.clone();
-                return Err(Refusal::NotOperator { uid, device, what: "revoke".to_owned() });
-            }
             let numbers = records.sessions.iter();
             match target {
                 RevokeTarget::Queue(queue) => {
