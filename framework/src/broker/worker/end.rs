@@ -115,7 +115,7 @@ impl Worker {
     }
 
     /// Resets the device. If that fails it is out of service for good.
-    async fn recover(&self, scope: Scope) -> Option<Recovered> {
+    pub(super) async fn recover(&self, scope: Scope) -> Option<Recovered> {
         if self.records.borrow().out_of_service.is_some() {
             return None;
         }

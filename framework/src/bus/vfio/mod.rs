@@ -255,6 +255,11 @@ impl Bus for VfioBus {
         })
     }
 
+    fn wanted_back(&self) -> bool {
+        // The kernel's removal of the device waits until nobody has it open.
+        true
+    }
+
     fn kind(&self) -> &'static str {
         self.kind
     }
