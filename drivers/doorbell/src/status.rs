@@ -117,6 +117,9 @@ fn describe(text: &mut String, report: &StatusReport) {
             report.protocol
         ),
     );
+    let about = &device.about_bus;
+    let about = if about.is_empty() { String::new() } else { format!(": {about}") };
+    push(text, &format!("bus {}{about}", device.bus));
     let used: usize = report.sessions.iter().map(|session| session.queues.len()).sum();
     push(
         text,

@@ -141,6 +141,8 @@ mod tests {
             device: 0,
             class: 0,
             numa_node: None,
+            bus: "b".to_owned(),
+            about_bus: String::new(),
             queues: 1,
             max_entries: 2,
             submission_entry: 8,

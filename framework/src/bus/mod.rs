@@ -2,8 +2,8 @@
 //!
 //! A bus gives the broker everything that VFIO gives: regions, config space, interrupts, reset, and
 //! an address space for DMA. It also says what of this can be handed to a client, and how well that
-//! isolates ([`Bus::export`]). Buses: [`soft`] (feature `soft`). The kernel's VFIO (container and
-//! cdev) and vfio-user fit the same trait and are not here yet.
+//! isolates ([`Bus::export`]). Buses: [`soft`] (feature `soft`), and the kernel's VFIO, as `container`
+//! and as `cdev` ([`vfio`], feature `vfio`). vfio-user fits the same trait and is not here yet.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -24,12 +24,16 @@ pub mod signals;
 pub mod soft;
 #[cfg(all(test, feature = "soft"))]
 mod tests;
+#[cfg(feature = "vfio")]
+pub mod vfio;
 
 #[cfg(feature = "soft")]
 pub use self::soft::SoftBus;
 pub use device::{Bar, Device, OwnQueue, QueueLayout};
 pub use proof::{PartitionQuiesced, QueueToken, Quiesced, Recovered, Revoked, Unmapped};
 pub use signals::{EventKick, MappedSignals};
+#[cfg(feature = "vfio")]
+pub use vfio::VfioBus;
 
 /// What a device says it is (PCI local bus 3.0, 6.2.1) and where it sits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -339,6 +343,12 @@ pub trait Bus: Send + Sync {
     /// [`BusError::Os`] if it cannot be duplicated.
     fn event_fd(&self) -> Result<Option<OwnedFd>, BusError> {
         Ok(None)
+    }
+
+    /// True if somebody waits for this process to close the device once it was removed
+    /// ([`DeviceEvent::Removed`]). The broker then takes everything back and ends.
+    fn wanted_back(&self) -> bool {
+        false
     }
 
     /// Which bus this is: `soft`, `container`, `cdev`, `vfio-user`.

@@ -112,6 +112,15 @@ pub enum DmaError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A limit of the kernel: on memory that is pinned, or on the number of mappings. `problem` says
+    /// what to do.
+    #[error("{len:#x} bytes cannot be mapped for the device: {problem}")]
+    Limit {
+        /// Bytes asked for.
+        len: u64,
+        /// Which limit, with its numbers.
+        problem: String,
+    },
     /// A system call failed.
     #[error("{what}: {source}")]
     Os {

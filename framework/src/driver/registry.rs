@@ -58,7 +58,7 @@ pub enum RegistryError {
         /// The bus that it needs.
         bus: &'static str,
         /// The buses that there are.
-        available: &'static str,
+        available: String,
     },
     /// No such software model.
     #[error("device {device}: no software model '{model}'; this program has: {available}")]
@@ -174,16 +174,24 @@ impl Registry {
             DeviceSpec::Soft { model, options } => self.open_soft(spec, model, options),
             #[cfg(not(feature = "soft"))]
             DeviceSpec::Soft { .. } => Err(no_bus(spec, "soft")),
+            #[cfg(feature = "vfio")]
+            DeviceSpec::Pci { address, options } => {
+                Ok(Arc::new(crate::bus::VfioBus::open(*address, options)?))
+            }
+            #[cfg(not(feature = "vfio"))]
             DeviceSpec::Pci { .. } => Err(no_bus(spec, "vfio")),
             DeviceSpec::VfioUser(_) => Err(no_bus(spec, "vfio-user")),
         }
     }
 }
 
-const BUSES: &str = if cfg!(feature = "soft") { "soft" } else { "none" };
+/// The buses of this build.
+const BUSES: &[(&str, bool)] =
+    &[("soft", cfg!(feature = "soft")), ("vfio", cfg!(feature = "vfio"))];
 
 fn no_bus(spec: &DeviceSpec, bus: &'static str) -> RegistryError {
-    RegistryError::NoBus { device: spec.to_string(), bus, available: BUSES }
+    let built = BUSES.iter().filter(|(_, built)| *built).map(|(name, _)| (*name).to_owned());
+    RegistryError::NoBus { device: spec.to_string(), bus, available: list(built) }
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod capability;
 pub mod ids;
 pub mod layout;
 #[cfg(feature = "broker")]
 pub mod sysfs;
 
 pub use address::{Address, BadAddress};
+pub use capability::{BadConfig, ConfigSpace};

@@ -51,14 +51,17 @@ fn request() -> impl Strategy<Value = Request> {
 }
 
 fn device() -> impl Strategy<Value = DeviceInfo> {
-    (".{0,40}", ".{0,20}", any::<[u16; 3]>(), any::<[u32; 4]>(), any::<Option<u32>>()).prop_map(
-        |(name, driver, [vendor, device, queues], [class, a, b, c], numa_node)| DeviceInfo {
-            name,
-            driver,
+    let text = (".{0,40}", ".{0,20}", ".{0,10}", ".{0,60}");
+    (text, any::<[u16; 3]>(), any::<[u32; 4]>(), any::<Option<u32>>()).prop_map(
+        |(text, [vendor, device, queues], [class, a, b, c], numa_node)| DeviceInfo {
+            name: text.0,
+            driver: text.1,
             vendor,
             device,
             class,
             numa_node,
+            bus: text.2,
+            about_bus: text.3,
             queues,
             max_entries: a,
             submission_entry: b,
