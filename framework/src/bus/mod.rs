@@ -396,6 +396,12 @@ pub trait Bus: Send + Sync {
         Ok(None)
     }
 
+    /// True if somebody waits for this process to close the device once it was removed
+    /// ([`DeviceEvent::Removed`]). The broker then takes everything back and ends.
+    fn wanted_back(&self) -> bool {
+        false
+    }
+
     /// Which bus this is: `soft`, `container`, `cdev`, `vfio-user`.
     fn kind(&self) -> &'static str;
 

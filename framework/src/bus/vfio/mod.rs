@@ -50,6 +50,8 @@ mod irq;
 mod limits;
 mod open;
 mod peer;
+#[cfg(test)]
+mod real_tests;
 mod regions;
 mod slices;
 mod space;
@@ -283,6 +285,11 @@ impl Bus for VfioBus {
             what: "duplicating an epoll descriptor",
             source,
         })
+    }
+
+    fn wanted_back(&self) -> bool {
+        // The kernel's removal of the device waits until nobody has it open.
+        true
     }
 
     fn kind(&self) -> &'static str {
