@@ -9,7 +9,7 @@
 //! Where to look:
 //!
 //! * [`driver`]: the trait that a device's author implements, and the registry of drivers.
-//! * [`bus`]: how a device is reached. One implementation so far: `soft`.
+//! * [`bus`]: how a device is reached. The kernel's VFIO (`container`, `cdev`), and `soft`.
 //! * [`dma`]: sealed memfds, IOVA partitions, buffers that the CPU or the device owns.
 //! * [`soft`]: software devices: the harness that runs a model on a thread, and its soft IOMMU.
 //! * [`broker`]: sessions, policy, quotas, grants, and the teardown proof chain.

@@ -1,4 +1,4 @@
-//! The doorbell program: serve, export, status, revoke, bench, demo, nvme.
+//! The doorbell program: serve, export, status, revoke, bench, demo, list, bind, unbind, check, nvme, edu.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -11,7 +11,9 @@ use clap::error::ErrorKind;
 mod bench;
 mod cli;
 mod connect;
+mod data;
 mod demo;
+mod edu;
 mod export;
 mod logging;
 mod nvme;
@@ -20,6 +22,7 @@ mod registry;
 mod serve;
 mod sockets;
 mod status;
+mod tools;
 
 use cli::{Cli, Command};
 
@@ -46,6 +49,11 @@ fn run(command: &Command) -> Result<()> {
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Nvme(command) => nvme::run(command),
+        Command::Edu(command) => edu::run(command),
+        Command::List(args) => tools::list::run(args),
+        Command::Bind(args) => tools::bind::bind(args),
+        Command::Unbind(args) => tools::bind::unbind(args),
+        Command::Check(args) => tools::check::run(args),
         Command::DemoClient { role } => demo::role::run(role),
     }
 }

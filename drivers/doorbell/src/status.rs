@@ -117,14 +117,21 @@ fn describe(text: &mut String, report: &StatusReport) {
             report.protocol
         ),
     );
+    let about = &device.about_bus;
+    let about = if about.is_empty() { String::new() } else { format!(": {about}") };
+    push(text, &format!("bus {}{about}", device.bus));
     let used: usize = report.sessions.iter().map(|session| session.queues.len()).sum();
-    push(
-        text,
-        &format!(
-            "{used} of {} queues in use, of up to {} entries",
-            device.queues, device.max_entries
-        ),
-    );
+    if device.queues == 0 {
+        push(text, "it has no queues: clients ask its driver");
+    } else {
+        push(
+            text,
+            &format!(
+                "{used} of {} queues in use, of up to {} entries",
+                device.queues, device.max_entries
+            ),
+        );
+    }
     if let Some(why) = &report.out_of_service {
         push(text, &format!("OUT OF SERVICE: {why}"));
     }

@@ -126,6 +126,7 @@ mod tests {
             gid: 1,
             program: "p".repeat(64),
             operator: false,
+            function: None,
             queues: Vec::new(),
             arenas: Vec::new(),
             quota: QuotaStatus { queues: 1, bytes: 1, mappings: 1 },
@@ -141,6 +142,8 @@ mod tests {
             device: 0,
             class: 0,
             numa_node: None,
+            bus: "b".to_owned(),
+            about_bus: String::new(),
             queues: 1,
             max_entries: 2,
             submission_entry: 8,
@@ -161,6 +164,7 @@ mod tests {
             reclaims: Vec::new(),
             quarantined_bytes: 0,
             quarantined_queues: Vec::new(),
+            virtual_functions: Vec::new(),
         })
     }
 

@@ -58,7 +58,7 @@ pub enum RegistryError {
         /// The bus that it needs.
         bus: &'static str,
         /// The buses that there are.
-        available: &'static str,
+        available: String,
     },
     /// No such software model.
     #[error("device {device}: no software model '{model}'; this program has: {available}")]
@@ -140,6 +140,15 @@ impl Registry {
         self
     }
 
+    /// Adds everything of another registry, after what is there.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.drivers.extend(other.drivers);
+        #[cfg(feature = "soft")]
+        self.models.extend(other.models);
+        self
+    }
+
     /// The drivers, in the order in which they were added.
     #[must_use]
     pub fn drivers(&self) -> &[DriverEntry] {
@@ -174,16 +183,24 @@ impl Registry {
             DeviceSpec::Soft { model, .. } => self.open_soft(spec, model),
             #[cfg(not(feature = "soft"))]
             DeviceSpec::Soft { .. } => Err(no_bus(spec, "soft")),
+            #[cfg(feature = "vfio")]
+            DeviceSpec::Pci { address, options } => {
+                Ok(Arc::new(crate::bus::VfioBus::open(*address, options)?))
+            }
+            #[cfg(not(feature = "vfio"))]
             DeviceSpec::Pci { .. } => Err(no_bus(spec, "vfio")),
             DeviceSpec::VfioUser(_) => Err(no_bus(spec, "vfio-user")),
         }
     }
 }
 
-const BUSES: &str = if cfg!(feature = "soft") { "soft" } else { "none" };
+/// The buses of this build.
+const BUSES: &[(&str, bool)] =
+    &[("soft", cfg!(feature = "soft")), ("vfio", cfg!(feature = "vfio"))];
 
 fn no_bus(spec: &DeviceSpec, bus: &'static str) -> RegistryError {
-    RegistryError::NoBus { device: spec.to_string(), bus, available: BUSES }
+    let built = BUSES.iter().filter(|(_, built)| *built).map(|(name, _)| (*name).to_owned());
+    RegistryError::NoBus { device: spec.to_string(), bus, available: list(built) }
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {
@@ -223,7 +240,7 @@ mod tests {
     use super::*;
     use crate::bus::{DeviceEvent, Recovered};
     use crate::deadline::Deadline;
-    use crate::driver::{Plan, Scope, Who};
+    use crate::driver::{Scope, Who};
 
     struct Nothing;
 
@@ -238,9 +255,6 @@ mod tests {
 
         async fn probe(_device: Device) -> Result<Self, DriverError> {
             Ok(Self)
-        }
-        fn plan(&self) -> Plan {
-            Plan { queues: 0, max_entries: 0, submission_entry: 0, completion_entry: 0 }
         }
         async fn admin(&self, _who: &Who, operation: u8) -> Result<u16, DriverError> {
             Ok(u16::from(operation) + 1)

@@ -5,8 +5,12 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod capability;
+pub mod ids;
 pub mod layout;
 pub mod synthetic;
+#[cfg(feature = "broker")]
+pub mod sysfs;
 
 pub use address::{Address, BadAddress};
-pub use synthetic::{ConfigEvent, ConfigSpace, Layout};
+pub use capability::{BadConfig, ConfigSpace};

@@ -50,6 +50,7 @@ pub(super) struct Shared {
     pub(super) identity: Identity,
     pub(super) regions: Vec<Region>,
     pub(super) vectors: u16,
+    pub(super) virtual_functions: u16,
     /// BAR number to its memory.
     pub(super) bars: [Option<BarMemory>; 6],
     pub(super) jobs: Sender<Job>,
@@ -203,6 +204,29 @@ impl Control {
     #[must_use]
     pub fn vectors(&self) -> u16 {
         self.shared.vectors
+    }
+
+    /// How many virtual functions there are.
+    #[must_use]
+    pub fn virtual_functions(&self) -> u16 {
+        self.shared.virtual_functions
+    }
+
+    /// The model of a virtual function, to be run by a harness of its own.
+    ///
+    /// # Errors
+    /// [`BusError::Open`] if there is none of this index; [`BusError::TimedOut`],
+    /// [`BusError::Gone`].
+    pub(crate) fn virtual_function(&self, index: u16) -> Result<Box<dyn SoftDevice>, BusError> {
+        let opened =
+            self.call("opening a virtual function", Deadline::after(ANSWER), move |device, _| {
+                device.open_virtual_function(index)
+            })?;
+        opened.ok_or_else(|| BusError::Open {
+            device: self.name(),
+            step: "opening a virtual function",
+            problem: format!("there is no function {index}: it has {}", self.virtual_functions()),
+        })
     }
 
     /// False once the device's thread has ended: its model panicked, or the harness was dropped.

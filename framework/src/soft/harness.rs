@@ -68,6 +68,7 @@ impl Harness {
         let identity = Identity { name: Arc::clone(&name), ..device.identity() };
         let dma = |source| BusError::Dma { device: Arc::clone(&name), source };
         let (regions, vectors) = (device.regions(), device.vectors());
+        let virtual_functions = device.virtual_functions();
         let mut bars: [Option<BarMemory>; 6] = Default::default();
         for region in &regions {
             if !possible(region) {
@@ -90,6 +91,7 @@ impl Harness {
             identity,
             regions,
             vectors,
+            virtual_functions,
             bars,
             jobs,
             pending: AtomicBool::new(false),

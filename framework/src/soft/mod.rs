@@ -103,6 +103,19 @@ pub trait SoftDevice: Send + 'static {
         false
     }
 
+    /// How many virtual functions it has, all of them enabled.
+    fn virtual_functions(&self) -> u16 {
+        0
+    }
+
+    /// The model of a virtual function, as after power-on, to be run on a thread of its own with an
+    /// address space of its own; `None` if there is none of this index. The one that was handed out
+    /// before for the same index does no DMA any more.
+    fn open_virtual_function(&mut self, index: u16) -> Option<Box<dyn SoftDevice>> {
+        let _ = index;
+        None
+    }
+
     /// Makes what the device keeps durable; it is about to be stopped. May take long: nothing else
     /// is asked of it meanwhile.
     ///

@@ -126,6 +126,10 @@ pub struct DeviceInfo {
     pub class: u32,
     /// NUMA node, if known.
     pub numa_node: Option<u32>,
+    /// The bus that reaches it: `soft`, `container`, `cdev`, `vfio-user`.
+    pub bus: String,
+    /// Why that bus, and what it found, in one line; empty if there is nothing to say.
+    pub about_bus: String,
     /// I/O queues that can exist at once, over all clients.
     pub queues: u16,
     /// Most entries of one ring.

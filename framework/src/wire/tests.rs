@@ -51,14 +51,17 @@ fn request() -> impl Strategy<Value = Request> {
 }
 
 fn device() -> impl Strategy<Value = DeviceInfo> {
-    (".{0,40}", ".{0,20}", any::<[u16; 3]>(), any::<[u32; 4]>(), any::<Option<u32>>()).prop_map(
-        |(name, driver, [vendor, device, queues], [class, a, b, c], numa_node)| DeviceInfo {
-            name,
-            driver,
+    let text = (".{0,40}", ".{0,20}", ".{0,10}", ".{0,60}");
+    (text, any::<[u16; 3]>(), any::<[u32; 4]>(), any::<Option<u32>>()).prop_map(
+        |(text, [vendor, device, queues], [class, a, b, c], numa_node)| DeviceInfo {
+            name: text.0,
+            driver: text.1,
             vendor,
             device,
             class,
             numa_node,
+            bus: text.2,
+            about_bus: text.3,
             queues,
             max_entries: a,
             submission_entry: b,
@@ -100,6 +103,7 @@ fn status() -> impl Strategy<Value = StatusReport> {
                 gid,
                 program,
                 operator: uid > gid,
+                function: (uid > gid).then(|| format!("vf{uid}")),
                 queues: vec![queue; (entries % 5) as usize],
                 arenas: vec![ArenaStatus { id: gid, iova, bytes }],
                 quota: QuotaStatus { queues, bytes: quota, mappings },
@@ -134,6 +138,10 @@ fn status() -> impl Strategy<Value = StatusReport> {
             }],
             quarantined_bytes: bytes,
             quarantined_queues: vec![3],
+            virtual_functions: vec![FunctionStatus {
+                index: 1,
+                state: FunctionState::Given { session: resets, name: "vf1".to_owned() },
+            }],
         },
     )
 }

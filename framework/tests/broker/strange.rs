@@ -63,6 +63,8 @@ fn welcome() -> Reply {
         device: 0,
         class: 0,
         numa_node: None,
+        bus: "fake".to_owned(),
+        about_bus: String::new(),
         queues: 1,
         max_entries: 64,
         submission_entry: 32,

@@ -13,7 +13,7 @@ use core::alloc::Layout;
 use core::any::Any;
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use bytemuck::Pod;
 
@@ -206,6 +206,50 @@ impl SharedMem {
         // SAFETY: in bounds, aligned, and only ever accessed atomically (type invariant).
         unsafe { AtomicU32::from_ptr(at.as_ptr().cast()) }.store(value, order);
         Ok(())
+    }
+
+    /// Reads `width` bytes (1, 2, 4 or 8) at a multiple of `width`, as one load of that size: what a
+    /// device register wants.
+    pub fn load_register(&self, offset: usize, width: usize) -> Result<u64, OutOfBounds> {
+        let at = self.register(offset, width)?.as_ptr();
+        // SAFETY: in bounds, aligned, and only ever accessed by means that tolerate races (type
+        // invariant).
+        Ok(unsafe {
+            match width {
+                1 => AtomicU8::from_ptr(at).load(Ordering::Acquire).into(),
+                2 => AtomicU16::from_ptr(at.cast()).load(Ordering::Acquire).into(),
+                4 => AtomicU32::from_ptr(at.cast()).load(Ordering::Acquire).into(),
+                _ => AtomicU64::from_ptr(at.cast()).load(Ordering::Acquire),
+            }
+        })
+    }
+
+    /// Writes the low `width` bytes (1, 2, 4 or 8) of `value` at a multiple of `width`, as one store
+    /// of that size.
+    pub fn store_register(
+        &self,
+        offset: usize,
+        width: usize,
+        value: u64,
+    ) -> Result<(), OutOfBounds> {
+        let at = self.register(offset, width)?.as_ptr();
+        // SAFETY: as for `load_register`.
+        unsafe {
+            match width {
+                1 => AtomicU8::from_ptr(at).store(value as u8, Ordering::Release),
+                2 => AtomicU16::from_ptr(at.cast()).store(value as u16, Ordering::Release),
+                4 => AtomicU32::from_ptr(at.cast()).store(value as u32, Ordering::Release),
+                _ => AtomicU64::from_ptr(at.cast()).store(value, Ordering::Release),
+            }
+        }
+        Ok(())
+    }
+
+    fn register(&self, offset: usize, width: usize) -> Result<NonNull<u8>, OutOfBounds> {
+        if !matches!(width, 1 | 2 | 4 | 8) {
+            return Err(OutOfBounds { offset, len: width, size: self.len });
+        }
+        self.check(offset, width, width)
     }
 
     /// Reads a value from any offset. The bytes may tear where the other side writes meanwhile;

@@ -54,20 +54,25 @@ impl SoftDevice for SoftNvme {
         self.vector_count()
     }
 
-    fn read(&mut self, _cx: &mut SoftCx, region: u8, offset: u64, width: Width) -> u64 {
-        if region == 0 { self.regs.read(offset, width) } else { 0 }
+    fn read(&mut self, cx: &mut SoftCx, region: u8, offset: u64, width: Width) -> u64 {
+        if region != 0 {
+            return 0;
+        }
+        self.steadily(cx, |controller, _| controller.regs.read(offset, width))
     }
 
     fn write(&mut self, cx: &mut SoftCx, region: u8, offset: u64, width: Width, value: u64) {
-        if region == 0 && !self.regs.gone {
-            let request = self.regs.write(offset, width, value);
-            self.request(cx, request);
-        }
+        self.steadily(cx, |controller, cx| {
+            if region == 0 && !controller.regs.gone && !controller.regs.offline {
+                let request = controller.regs.write(offset, width, value);
+                controller.request(cx, request);
+            }
+        });
     }
 
     #[inline]
     fn poll(&mut self, cx: &mut SoftCx) -> Progress {
-        if self.serve(cx) { Progress::Busy } else { Progress::Idle }
+        if self.steadily(cx, Self::serve) { Progress::Busy } else { Progress::Idle }
     }
 
     fn idle(&self) -> Idle<'_> {
@@ -102,6 +107,23 @@ impl SoftDevice for SoftNvme {
     }
 
     fn reset(&mut self, cx: &mut SoftCx) {
-        self.power_on_reset(cx);
+        self.steadily(cx, |controller, cx| {
+            controller.secondaries_offline(true);
+            controller.power_on_reset(cx);
+        });
+    }
+
+    fn virtual_functions(&self) -> u16 {
+        self.config.vfs
+    }
+
+    fn open_virtual_function(&mut self, index: u16) -> Option<Box<dyn SoftDevice>> {
+        match self.secondary(index) {
+            Ok(controller) => controller.map(|one| Box::new(one) as Box<dyn SoftDevice>),
+            Err(error) => {
+                tracing::error!(index, %error, "a secondary controller cannot be made");
+                None
+            }
+        }
     }
 }

@@ -58,6 +58,9 @@ pub(crate) struct Registers {
     acq: u64,
     /// Every read is all ones: the device looks gone (fault injection).
     pub(crate) gone: bool,
+    /// A secondary controller that is offline: CSTS.CFS is set, and nothing else means anything
+    /// (base 8.26.3).
+    pub(crate) offline: bool,
 }
 
 impl Registers {
@@ -81,6 +84,7 @@ impl Registers {
             asq: 0,
             acq: 0,
             gone: false,
+            offline: false,
         }
     }
 
@@ -161,6 +165,8 @@ impl Registers {
 
     fn dword(&self, at: u64) -> u32 {
         match at {
+            offset::CSTS if self.offline => Csts(0).with_cfs(true).0,
+            _ if self.offline => 0,
             offset::CAP => self.cap.0 as u32,
             0x04 => (self.cap.0 >> 32) as u32,
             offset::VS => Version::V2_0.0,

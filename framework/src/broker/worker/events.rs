@@ -2,15 +2,18 @@
 
 use std::rc::Rc;
 
-use super::Worker;
+use super::unit::Unit;
 use crate::bus::{BusError, DeviceEvent, Recovered};
 use crate::deadline::Deadline;
 use crate::wire::EndCause;
 
+/// Why nothing works any more after a removal.
+const REMOVED: &str = "the device was removed; start the broker again once it is back";
+
 /// Faults of one look that the driver is told of. A client can make any number of them.
 const TOLD: usize = 16;
 
-impl Worker {
+impl Unit {
     /// Looks for events. Faults are counted and logged, one line per look.
     pub(super) fn look_for_events(self: &Rc<Self>) {
         let events = self.bus.events();
@@ -43,36 +46,52 @@ impl Worker {
         if removed {
             told.push(DeviceEvent::Removed);
         }
-        let worker = Rc::clone(self);
+        let unit = Rc::clone(self);
         tokio::task::spawn_local(async move {
             for event in told {
-                let asked = worker.driver.event(event);
-                if tokio::time::timeout(worker.timeouts.abort, asked).await.is_err() {
-                    tracing::warn!(device = %worker.name, "the driver takes too long over an event");
+                let asked = unit.driver.event(event);
+                if tokio::time::timeout(unit.common.timeouts.abort, asked).await.is_err() {
+                    tracing::warn!(device = %unit.name, "the driver takes too long over an event");
                 }
             }
             if removed {
-                worker.removed().await;
+                unit.removed().await;
             }
         });
     }
 
     /// The device is gone, or about to go: every grant ends.
     async fn removed(&self) {
+        self.end_all(EndCause::DeviceGone, REMOVED).await;
+        self.end_functions(REMOVED);
+    }
+
+    /// A reset or removal of the device takes its virtual functions with it (NVMe base 2.0, 8.26.3:
+    /// secondary controllers go offline): whoever is on one is told.
+    pub(super) fn end_functions(&self, why: &'static str) {
+        if self.function.is_some() {
+            return;
+        }
+        for unit in self.common.units().into_iter().filter(|unit| unit.function.is_some()) {
+            tokio::task::spawn_local(async move { unit.end_all(EndCause::DeviceReset, why).await });
+        }
+    }
+
+    /// Ends every queue of the unit for a reason that does not lie in it, and the unit's service.
+    async fn end_all(&self, cause: EndCause, why: &str) {
         let mut last = self.reset.lock().await;
-        let proof = match self.bus.reset(Deadline::after(self.timeouts.abort)) {
+        let proof = match self.bus.reset(Deadline::after(self.common.timeouts.abort)) {
             Ok(()) => Some(Recovered::by_reset()),
             // It is not there any more, so it reaches no memory.
             Err(BusError::Gone { .. }) => Some(Recovered::by_removal()),
             Err(error) => {
-                tracing::error!(device = %self.name, %error, "a device that goes cannot be reset");
+                tracing::error!(device = %self.name, %error, "a function that ends cannot be reset");
                 None
             }
         };
-        let why = "the device was removed; start the broker again once it is back";
         if let Some(proof) = proof {
             self.records.borrow_mut().resets += 1;
-            self.all_were_reset(&proof, EndCause::DeviceGone);
+            self.all_were_reset(&proof, cause);
             *last = Some(proof);
         }
         self.out_of_service(why);

@@ -4,9 +4,11 @@
 //! its address space. A doorbell slice is the BAR's memfd, which its receiver can map whole:
 //! [`Tier::Cooperative`]. Where each page belongs to one queue at most, a slice can be a memfd of its
 //! own pages, put in the place of the BAR's: [`Tier::Paged`]; revoking it puts other pages there, and
-//! the former holder's mapping reaches nobody.
+//! the former holder's mapping reaches nobody. A virtual function of a model runs on a thread of its own
+//! with an IOMMU of its own: what [`Tier::Isolated`] is made of.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use doorbell_queues::SharedMem;
 
@@ -16,7 +18,7 @@ use super::proof::{Quiesced, Revoked};
 use super::{Bus, BusError, DeviceEvent, Identity, Region, Signals, Slice, Width};
 use crate::deadline::Deadline;
 use crate::dma::DmaSpace;
-use crate::pci::{ConfigEvent, ConfigSpace, Layout};
+use crate::pci::synthetic::{ConfigEvent, ConfigSpace, Layout};
 use crate::soft::bar;
 use crate::soft::control::ANSWER;
 use crate::soft::{Control, Harness, HarnessOptions, SoftDevice};
@@ -31,6 +33,8 @@ pub struct SoftBus {
     harness: Harness,
     space: Arc<SoftSpace>,
     slices: Slices,
+    /// Virtual functions that were opened.
+    opened: Mutex<BTreeMap<u16, Weak<SoftBus>>>,
     /// `None` if its BARs do not fit into one.
     config: Option<Mutex<ConfigSpace>>,
 }
@@ -55,6 +59,7 @@ impl SoftBus {
             harness,
             space: Arc::new(SoftSpace::new(control)),
             slices: Slices::default(),
+            opened: Mutex::default(),
             config: config.map(Mutex::new),
         }
     }
@@ -180,6 +185,27 @@ impl Bus for SoftBus {
         let faults = self.control().take_faults().into_iter().map(DeviceEvent::Fault);
         let removed = self.control().take_removal().then_some(DeviceEvent::Removed);
         faults.chain(removed).collect()
+    }
+
+    fn virtual_functions(&self) -> u16 {
+        self.control().virtual_functions()
+    }
+
+    fn open_virtual_function(&self, index: u16) -> Result<Arc<dyn Bus>, BusError> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if opened.get(&index).and_then(Weak::upgrade).is_some() {
+            return Err(BusError::Open {
+                device: self.name(),
+                step: "opening a virtual function",
+                problem: format!("function {index} is open already; close it first"),
+            });
+        }
+        let device = self.control().virtual_function(index)?;
+        let name = format!("{}/vf{index}", self.name()).into();
+        let bus = Self::start(device, HarnessOptions { name, ..HarnessOptions::default() })?;
+        let bus = Arc::new(bus);
+        opened.insert(index, Arc::downgrade(&bus));
+        Ok(bus)
     }
 
     fn kind(&self) -> &'static str {

@@ -1,0 +1,224 @@
+//! Choosing the bus and opening a device: every way in which that can fail has its words here or in
+//! the bus's own file.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::pci::Address;
+
+use super::features::Feature;
+use super::space::Iommu;
+use super::{cdev, container, sysfs};
+
+/// What could not be done, and why. The caller adds the device.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    pub(super) step: &'static str,
+    pub(super) problem: String,
+}
+
+pub(super) fn problem(step: &'static str, problem: impl Into<String>) -> Problem {
+    Problem { step, problem: problem.into() }
+}
+
+/// Which bus the operator wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Any,
+    Container,
+    Cdev,
+}
+
+/// Options of a device's name: `0000:01:00.0,bus=cdev`.
+pub(super) fn wanted(options: &[(String, String)]) -> Result<Wanted, Problem> {
+    let step = "reading its options";
+    let mut wanted = Wanted::Any;
+    for (key, value) in options {
+        wanted = match (key.as_str(), value.as_str()) {
+            ("bus", "container") => Wanted::Container,
+            ("bus", "cdev") => Wanted::Cdev,
+            ("bus", other) => {
+                let why = format!("bus={other}: there are bus=container and bus=cdev");
+                return Err(problem(step, why));
+            }
+            (other, _) => {
+                let why = format!(
+                    "there is no option '{other}'; a PCI device has bus, dmabuf-revoke and \
+                     dmabuf-memattr"
+                );
+                return Err(problem(step, why));
+            }
+        };
+    }
+    Ok(wanted)
+}
+
+/// A device that VFIO's driver has, with its group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Site {
+    pub(super) address: Address,
+    pub(super) group: u32,
+    pub(super) numa_node: Option<u32>,
+    pub(super) cdev: Option<String>,
+}
+
+/// Looks a device up, and says why it cannot be had.
+pub(super) fn site(sysfs: &Path, address: Address) -> Result<Site, Problem> {
+    let step = "looking it up";
+    let Some(facts) = sysfs::facts(sysfs, address) else {
+        let why = "no such PCI function in /sys/bus/pci/devices; `lspci -D` lists what there is";
+        return Err(problem(step, why));
+    };
+    match &facts.driver {
+        Some(driver) if sysfs::is_vfio(driver) => {}
+        Some(driver) => {
+            let why = format!(
+                "the driver {driver} has it; give it to vfio-pci with `doorbell bind {address}`"
+            );
+            return Err(problem(step, why));
+        }
+        None => {
+            let why = format!(
+                "no driver is bound to it; give it to vfio-pci with `doorbell bind {address}`"
+            );
+            return Err(problem(step, why));
+        }
+    }
+    let Some(group) = facts.group.filter(|_| !facts.no_iommu) else {
+        let why = "it has no IOMMU group, so nothing would keep its DMA within bounds: switch the \
+                   IOMMU on in the firmware (VT-d or AMD-Vi), and on Intel boot the kernel with \
+                   intel_iommu=on";
+        return Err(problem("looking for its IOMMU group", why));
+    };
+    Ok(Site { address, group, numa_node: facts.numa_node, cdev: facts.cdev })
+}
+
+/// Opens a file for reading and writing.
+pub(super) fn open_file(step: &'static str, path: &Path) -> Result<File, Problem> {
+    let opened = File::options().read(true).write(true).open(path);
+    opened.map_err(|error| {
+        let shown = path.display();
+        problem(
+            step,
+            match error.kind() {
+                std::io::ErrorKind::PermissionDenied => format!("{shown}: {}", permission(path)),
+                std::io::ErrorKind::NotFound => {
+                    format!(
+                        "{shown} is not there; load the module vfio-pci, or see `doorbell check`"
+                    )
+                }
+                _ => format!("{shown}: {error}"),
+            },
+        )
+    })
+}
+
+/// Whose file it is, for whoever may not open it.
+fn permission(path: &Path) -> String {
+    let me = rustix::process::geteuid().as_raw();
+    match std::fs::metadata(path) {
+        Ok(file) => format!(
+            "user {me} may not open it: mode {:03o}, owner {}, group {}; join the group, or have a \
+             udev rule give the file to one",
+            file.mode() & 0o777,
+            file.uid(),
+            file.gid()
+        ),
+        Err(error) => format!("user {me} may not open it ({error})"),
+    }
+}
+
+/// A device that was opened, and the IOMMU that its DMA goes through.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) device: OwnedFd,
+    pub(super) iommu: Iommu,
+    pub(super) ranges: Vec<Range<u64>>,
+    pub(super) features: Vec<Feature>,
+    /// For an operator.
+    pub(super) about: Vec<String>,
+}
+
+/// Opens a device by the bus that is wanted, or by the best there is. Says which, and why.
+pub(super) fn open(site: &Site, wanted: Wanted) -> Result<(Opened, &'static str, String), Problem> {
+    match wanted {
+        Wanted::Container => {
+            let opened = container::open(site)?;
+            Ok((opened, "container", "asked for".to_owned()))
+        }
+        Wanted::Cdev => {
+            let opened = cdev::open(site, cdev::files(site)?)?;
+            Ok((opened, "cdev", "asked for".to_owned()))
+        }
+        // What goes wrong once both files are open would go wrong with a container too.
+        Wanted::Any => match cdev::files(site) {
+            Ok(files) => {
+                let why = "the kernel has cdev and iommufd".to_owned();
+                Ok((cdev::open(site, files)?, "cdev", why))
+            }
+            Err(no) => {
+                let why = format!("no cdev: {}: {}", no.step, no.problem);
+                Ok((container::open(site)?, "container", why))
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn options(options: &[(&str, &str)]) -> Result<Wanted, Problem> {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        wanted(&options.iter().map(own).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_bus_can_be_forced_and_nothing_else() {
+        assert_eq!(options(&[]), Ok(Wanted::Any));
+        assert_eq!(options(&[("bus", "cdev")]), Ok(Wanted::Cdev));
+        assert_eq!(options(&[("bus", "container")]), Ok(Wanted::Container));
+        for (key, value, part) in
+            [("bus", "soft", "bus=soft"), ("bus", "", "bus="), ("ram", "64M", "'ram'")]
+        {
+            assert!(options(&[(key, value)]).unwrap_err().problem.contains(part));
+        }
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_had_says_why() {
+        let root = tempfile::tempdir().unwrap();
+        let address: Address = "0000:01:00.0".parse().unwrap();
+        let why = || site(root.path(), address).unwrap_err().problem;
+        assert!(why().contains("no such PCI function"), "{}", why());
+        let folder = root.path().join("bus/pci/devices/0000:01:00.0");
+        std::fs::create_dir_all(&folder).unwrap();
+        assert!(why().contains("no driver is bound"), "{}", why());
+        let link = folder.join("driver");
+        symlink("../drivers/nvme", &link).unwrap();
+        assert!(why().contains("the driver nvme has it"), "{}", why());
+        assert!(why().contains("`doorbell bind 0000:01:00.0`"), "{}", why());
+        std::fs::remove_file(&link).unwrap();
+        symlink("../drivers/vfio-pci", &link).unwrap();
+        assert!(why().contains("intel_iommu=on"), "{}", why());
+        let group = root.path().join("groups/5");
+        std::fs::create_dir_all(&group).unwrap();
+        symlink(&group, folder.join("iommu_group")).unwrap();
+        assert_eq!(site(root.path(), address).unwrap().group, 5);
+        std::fs::write(group.join("name"), "vfio-noiommu\n").unwrap();
+        assert!(why().contains("no IOMMU group"), "{}", why());
+    }
+
+    #[test]
+    fn files_that_cannot_be_opened_say_why() {
+        let missing = open_file("opening", Path::new("/dev/no-such-file")).unwrap_err();
+        assert!(missing.problem.contains("is not there"), "{missing:?}");
+        let text = permission(Path::new("/proc/1/mem"));
+        assert!(text.contains("mode 600, owner 0, group 0"), "{text}");
+    }
+}
