@@ -43,6 +43,8 @@ pub mod soft;
 pub mod spec;
 pub mod tier;
 pub mod topology;
+#[cfg(feature = "vfio-user")]
+pub mod vfio_user;
 #[cfg(feature = "client")]
 pub mod wait;
 #[cfg(feature = "client")]

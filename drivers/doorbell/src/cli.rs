@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::tools::args::{Bind, Check, List, Unbind};
+
 /// Serves devices to client processes, and looks at, measures and demonstrates them.
 #[derive(Debug, Parser)]
 #[command(name = "doorbell", version, max_term_width = 100, after_help = EXAMPLES)]
@@ -16,20 +18,32 @@ const EXAMPLES: &str = "\
 Examples:
   doorbell demo                                     the whole path on real data, in a minute
   doorbell serve soft:nvme,ram=64M --name nvme0     a broker for a software NVMe device
+  doorbell export nvme --image disk.img --socket /tmp/nvme.sock
+                                                    the same device for a virtual machine
   doorbell status                                   who holds what of it
   doorbell bench --depth 1,32 --report bench.html   latency and IOPS
+  doorbell check                                    can this machine run Doorbell, and what is missing
+  doorbell list                                     PCI functions that a driver here matches
 
 DOORBELL_LOG=debug (or info, or doorbell=trace) chooses what is logged to standard error.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Serve(Serve),
+    Export(Export),
     Status(Status),
     Revoke(Revoke),
+    Reset(Reset),
     Demo(Demo),
     Bench(Bench),
     #[command(subcommand)]
     Nvme(Nvme),
+    #[command(subcommand)]
+    Edu(Edu),
+    List(List),
+    Bind(Bind),
+    Unbind(Unbind),
+    Check(Check),
     /// A client of the demo, started by it.
     #[command(hide = true)]
     DemoClient {
@@ -48,6 +62,7 @@ Examples:
   doorbell serve soft:nvme,ram=64M
   doorbell serve soft:nvme,image=disk.img,ram=64M --name nvme0
   doorbell serve soft:nvme,image=disk.img --socket /tmp/nvme.sock --policy policy.toml
+  doorbell serve soft:edu --name edu0
 
 Software NVMe devices: each image=FILE, ram=SIZE or null=SIZE is one namespace, in this order, from 1.")]
 pub(crate) struct Serve {
@@ -69,6 +84,41 @@ pub(crate) struct Serve {
     /// End when the process that started this one does
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,
+}
+
+/// Serves a software device over vfio-user: to a virtual machine, or to `doorbell serve vfio-user:PATH`.
+///
+/// Prints one line when a client can connect, and runs until SIGINT or SIGTERM. Clients are served one
+/// after the other; the device is reset between them, and what it keeps is durable at the end.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doorbell export nvme --image disk.img --socket /tmp/nvme.sock
+  doorbell export nvme,ram=256M,queues=8 --socket /tmp/nvme.sock
+
+QEMU (10.1 or newer) takes it so; the guest's memory must be shared:
+  -object memory-backend-memfd,id=mem,size=1G,share=on -machine memory-backend=mem
+  -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"/tmp/nvme.sock\"}}'
+
+Software NVMe devices: each image=FILE, ram=SIZE or null=SIZE is one namespace, in this order, from 1.")]
+pub(crate) struct Export {
+    /// The device: MODEL[,KEY=VALUE...]
+    pub(crate) model: String,
+    /// An image as a namespace: the option image=FILE of the model; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Vec<PathBuf>,
+    /// Where clients connect
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+    /// Who may connect: the mode of the socket file, in octal
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = mode)]
+    pub(crate) mode: u32,
+    /// Keep the device's thread on this core
+    #[arg(long, value_name = "CORE")]
+    pub(crate) core: Option<usize>,
+    /// End when the first client has gone
+    #[arg(long)]
+    pub(crate) once: bool,
 }
 
 /// Which broker to talk to.
@@ -110,6 +160,18 @@ pub(crate) struct Revoke {
     pub(crate) target: Target,
     #[command(flatten)]
     pub(crate) whose: Whose,
+}
+
+/// Resets a device: every client's queue ends, and the device is brought up again.
+///
+/// Their futures get an error that says so. Only operators may (the broker's own user is one).
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  doorbell reset --device nvme0")]
+pub(crate) struct Reset {
+    #[command(flatten)]
+    pub(crate) target: Target,
 }
 
 /// Whose grants.
@@ -292,6 +354,62 @@ pub(crate) struct NvmeWrite {
     pub(crate) from: Option<PathBuf>,
 }
 
+/// Uses a served edu device: QEMU's device to learn with.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Edu {
+    /// Shows which version the device is
+    Identify {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Has the device compute a factorial
+    Factorial {
+        #[command(flatten)]
+        target: Target,
+        /// 0 to 12
+        number: u32,
+    },
+    /// Reads the device's buffer to a file, or to standard output (as a hex dump if that is a terminal)
+    Read(EduRead),
+    /// Writes a file, or standard input, to the device's buffer
+    Write(EduWrite),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doorbell edu read --bytes 16
+  doorbell edu read --offset 100 --bytes 5 --out part.bin")]
+pub(crate) struct EduRead {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// The first byte in the buffer
+    #[arg(long, default_value_t = 0)]
+    pub(crate) offset: usize,
+    /// How many bytes; the buffer has 4095
+    #[arg(long, default_value_t = 64)]
+    pub(crate) bytes: usize,
+    /// Where the data goes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  echo hello | doorbell edu write --offset 100
+  doorbell edu write --in data.bin")]
+pub(crate) struct EduWrite {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// The first byte in the buffer
+    #[arg(long, default_value_t = 0)]
+    pub(crate) offset: usize,
+    /// Where the data comes from
+    #[arg(long = "in", value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
+}
+
 /// A size in bytes: `4096`, `4k`, `128K`, `1M`, `2GiB`; powers of 1024.
 fn size(text: &str) -> Result<u64, String> {
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
@@ -309,6 +427,12 @@ fn size(text: &str) -> Result<u64, String> {
         .filter(|number| *number > 0)
         .and_then(|number| number.checked_mul(1 << shift))
         .ok_or_else(|| "write a number above 0, and k, M or G: 4k".to_owned())
+}
+
+/// A file mode in octal.
+fn mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "write three octal digits: 660".to_owned())
 }
 
 /// A time in seconds, above 0.

@@ -1,4 +1,5 @@
-//! The doorbell program: serve, status, revoke, bench, demo, nvme.
+//! The doorbell program: serve, export, status, revoke, reset, bench, demo, list, bind, unbind, check,
+//! nvme, edu.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -11,7 +12,10 @@ use clap::error::ErrorKind;
 mod bench;
 mod cli;
 mod connect;
+mod data;
 mod demo;
+mod edu;
+mod export;
 mod logging;
 mod nvme;
 mod output;
@@ -19,6 +23,7 @@ mod registry;
 mod serve;
 mod sockets;
 mod status;
+mod tools;
 
 use cli::{Cli, Command};
 
@@ -31,18 +36,26 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
     };
-    logging::start(if matches!(cli.command, Command::Serve(_)) { "info" } else { "error" });
+    let serves = matches!(cli.command, Command::Serve(_) | Command::Export(_));
+    logging::start(if serves { "info" } else { "error" });
     ended(run(&cli.command))
 }
 
 fn run(command: &Command) -> Result<()> {
     match command {
         Command::Serve(args) => serve::run(args),
+        Command::Export(args) => export::run(args),
         Command::Status(args) => status::run(args),
         Command::Revoke(args) => status::revoke(args),
+        Command::Reset(args) => status::reset(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Nvme(command) => nvme::run(command),
+        Command::Edu(command) => edu::run(command),
+        Command::List(args) => tools::list::run(args),
+        Command::Bind(args) => tools::bind::bind(args),
+        Command::Unbind(args) => tools::bind::unbind(args),
+        Command::Check(args) => tools::check::run(args),
         Command::DemoClient { role } => demo::role::run(role),
     }
 }

@@ -1,11 +1,8 @@
 //! `doorbell nvme`: looks into a served NVMe device, and reads and writes its blocks.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::io::{IsTerminal, Read, Write};
-use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use doorbell::client::{Client, QueueSpec};
 use doorbell_bench::report::units::bytes;
 use doorbell_nvme::{
@@ -15,6 +12,7 @@ use serde::Serialize;
 
 use crate::cli::{self, Blocks, NvmeRead, NvmeWrite, Target};
 use crate::connect::{block_on, to_look, to_work};
+use crate::data::{self, Sink};
 use crate::{output, sockets};
 
 /// Bytes that are moved at a time.
@@ -200,14 +198,7 @@ async fn read(args: &NvmeRead) -> Result<()> {
 }
 
 async fn write(args: &NvmeWrite) -> Result<()> {
-    let data = match &args.from {
-        Some(file) => fs::read(file).with_context(|| format!("cannot read {}", file.display()))?,
-        None => {
-            let mut data = Vec::new();
-            std::io::stdin().lock().read_to_end(&mut data).context("reading standard input")?;
-            data
-        }
-    };
+    let data = data::read_all(args.from.as_deref())?;
     let nvme = claim(&args.at).await?;
     let ns = nvme.namespace(args.at.namespace)?;
     let size = ns.block_size();
@@ -233,77 +224,4 @@ async fn write(args: &NvmeWrite) -> Result<()> {
         bytes(data.len() as u64),
         args.at.lba
     ))
-}
-
-/// Where blocks that were read go.
-enum Sink {
-    File(fs::File),
-    Output,
-    Terminal,
-}
-
-impl Sink {
-    fn open(file: Option<&Path>) -> Result<Self> {
-        Ok(match file {
-            Some(file) => Self::File(
-                fs::File::create(file)
-                    .with_context(|| format!("cannot write {}", file.display()))?,
-            ),
-            None if std::io::stdout().is_terminal() => Self::Terminal,
-            None => Self::Output,
-        })
-    }
-
-    fn put(&mut self, offset: u64, data: &[u8]) -> Result<()> {
-        match self {
-            Self::File(file) => file.write_all(data).context("writing the file"),
-            Self::Output => output::print(data),
-            Self::Terminal => output::print(hex_dump(offset, data)),
-        }
-    }
-}
-
-/// Bytes as people look at them: offset, hexadecimal, letters; repeated lines as one star.
-fn hex_dump(offset: u64, data: &[u8]) -> String {
-    let mut text = String::new();
-    let mut last: Option<&[u8]> = None;
-    let mut starred = false;
-    for (row, line) in data.chunks(16).enumerate() {
-        if last == Some(line) {
-            if !starred {
-                text.push_str("*\n");
-            }
-            starred = true;
-            continue;
-        }
-        (last, starred) = (Some(line), false);
-        let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
-        let letter = |byte: &u8| {
-            if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' }
-        };
-        let letters: String = line.iter().map(letter).collect();
-        let at = offset + row as u64 * 16;
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{at:08x}  {:<47}  {letters}", hex.join(" "));
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hex_dump_shows_offsets_and_leaves_out_repetition() {
-        let mut data = vec![0; 64];
-        data[..5].copy_from_slice(b"hello");
-        let dump = hex_dump(0x1000, &data);
-        let lines: Vec<_> = dump.lines().collect();
-        assert_eq!(lines.len(), 3);
-        assert!(
-            lines[0].starts_with("00001000  68 65 6c 6c 6f 00")
-                && lines[0].ends_with("hello...........")
-        );
-        assert_eq!(lines[2], "*");
-    }
 }

@@ -54,11 +54,13 @@ pub(crate) fn one_line(error: &anyhow::Error) -> String {
 fn says_everything(error: &(dyn std::error::Error + 'static)) -> bool {
     use doorbell::broker::BrokerError;
     use doorbell::client::ClientError;
+    use doorbell_edu::EduError;
     use doorbell_nvme::{IoError, NvmeError};
     error.is::<ClientError>()
         || error.is::<BrokerError>()
         || error.is::<NvmeError>()
         || error.is::<IoError>()
+        || error.is::<EduError>()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use doorbell_nvme::Nvme;
 
 /// Everything there is.
 pub(crate) fn all() -> Registry {
-    doorbell_nvme::registry()
+    doorbell_nvme::registry().and(doorbell_edu::registry())
 }
 
 /// Opens a device in this process, without a broker, and claims a queue of it.

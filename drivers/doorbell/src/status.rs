@@ -8,7 +8,7 @@ use doorbell::wire::{ReclaimCause, RevokeTarget, SessionStatus, StatusReport};
 use doorbell_bench::report::units::bytes;
 use serde::Serialize;
 
-use crate::cli::{Revoke, Status, Whose};
+use crate::cli::{Reset, Revoke, Status, Whose};
 use crate::connect::{block_on, to_look};
 use crate::{output, sockets};
 
@@ -81,6 +81,17 @@ pub(crate) fn revoke(args: &Revoke) -> Result<()> {
     ))
 }
 
+/// Runs `doorbell reset`.
+pub(crate) fn reset(args: &Reset) -> Result<()> {
+    let socket = sockets::find(&args.target)?;
+    let device = block_on(async {
+        let client = to_look(&socket).await?;
+        client.reset().await?;
+        Ok(client.device().name.clone())
+    })?;
+    output::print(format!("reset {device}\n"))
+}
+
 /// `1 queue`, `2 queues`.
 pub(crate) fn plural(number: u64, thing: &str) -> String {
     let ending = if number == 1 { "" } else { "s" };
@@ -121,13 +132,17 @@ fn describe(text: &mut String, report: &StatusReport) {
     let about = if about.is_empty() { String::new() } else { format!(": {about}") };
     push(text, &format!("bus {}{about}", device.bus));
     let used: usize = report.sessions.iter().map(|session| session.queues.len()).sum();
-    push(
-        text,
-        &format!(
-            "{used} of {} queues in use, of up to {} entries",
-            device.queues, device.max_entries
-        ),
-    );
+    if device.queues == 0 {
+        push(text, "it has no queues: clients ask its driver");
+    } else {
+        push(
+            text,
+            &format!(
+                "{used} of {} queues in use, of up to {} entries",
+                device.queues, device.max_entries
+            ),
+        );
+    }
     if let Some(why) = &report.out_of_service {
         push(text, &format!("OUT OF SERVICE: {why}"));
     }

@@ -126,6 +126,7 @@ mod tests {
             gid: 1,
             program: "p".repeat(64),
             operator: false,
+            function: None,
             queues: Vec::new(),
             arenas: Vec::new(),
             quota: QuotaStatus { queues: 1, bytes: 1, mappings: 1 },
@@ -163,6 +164,7 @@ mod tests {
             reclaims: Vec::new(),
             quarantined_bytes: 0,
             quarantined_queues: Vec::new(),
+            virtual_functions: Vec::new(),
         })
     }
 

@@ -2,8 +2,8 @@
 //!
 //! A bus gives the broker everything that VFIO gives: regions, config space, interrupts, reset, and
 //! an address space for DMA. It also says what of this can be handed to a client, and how well that
-//! isolates ([`Bus::export`]). Buses: [`soft`] (feature `soft`), and the kernel's VFIO, as `container`
-//! and as `cdev` ([`vfio`], feature `vfio`). vfio-user fits the same trait and is not here yet.
+//! isolates ([`Bus::export`]). Buses: [`soft`] (feature `soft`), the kernel's VFIO, as `container` and
+//! as `cdev` ([`vfio`], feature `vfio`), and [`vfio_user`] (feature `vfio-user`).
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -26,9 +26,13 @@ pub mod soft;
 mod tests;
 #[cfg(feature = "vfio")]
 pub mod vfio;
+#[cfg(feature = "vfio-user")]
+pub mod vfio_user;
 
 #[cfg(feature = "soft")]
 pub use self::soft::SoftBus;
+#[cfg(feature = "vfio-user")]
+pub use self::vfio_user::VfioUserBus;
 pub use device::{Bar, Device, OwnQueue, QueueLayout};
 pub use proof::{PartitionQuiesced, QueueToken, Quiesced, Recovered, Revoked, Unmapped};
 pub use signals::{EventKick, MappedSignals};
@@ -105,6 +109,20 @@ pub struct Slice {
     pub region_offset: u64,
 }
 
+/// A part of a device's region that another device's DMA can be let reach: a dma-buf of one range.
+///
+/// It is good until the device that it is of is reset or closed, or until it is revoked; where it was
+/// mapped, DMA to it faults from then on, and it must be exported and mapped anew.
+#[derive(Debug)]
+pub struct PeerSlice {
+    /// The dma-buf.
+    pub fd: OwnedFd,
+    /// Length in bytes, whole pages.
+    pub len: u64,
+    /// The device that it is of, for errors.
+    pub device: Arc<str>,
+}
+
 /// How a queue's interrupt reaches a process, and on buses whose devices can sleep, how the process
 /// wakes the device.
 #[derive(Debug)]
@@ -172,6 +190,24 @@ pub enum BusError {
         wanted: Tier,
         /// The best there is.
         best: Tier,
+    },
+    /// A slice cannot be had in this way, and why.
+    #[error("device {device}: a BAR slice of tier {wanted} cannot be had: {why}")]
+    NoSlice {
+        /// The device.
+        device: Arc<str>,
+        /// The tier asked for.
+        wanted: Tier,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// The device's memory cannot be given to another device.
+    #[error("device {device}: peer-to-peer DMA: {why}")]
+    Peer {
+        /// The device.
+        device: Arc<str>,
+        /// Why not, and what to do.
+        why: String,
     },
     /// No such interrupt vector.
     #[error("device {device}: interrupt vector {vector}: the device has {vectors}")]
@@ -308,6 +344,25 @@ pub trait Bus: Send + Sync {
     /// [`BusError::Os`] if the kernel refuses.
     fn revoke(&self, slice: Slice, proof: Quiesced) -> Result<Revoked, BusError>;
 
+    /// True if the descriptor of a slice is the device's own, so that its holder can do with the
+    /// device whatever the kernel lets a descriptor do: the policy must allow that.
+    fn exports_device_fd(&self) -> bool {
+        false
+    }
+
+    /// A part of a region as memory for another device's DMA: see [`DmaSpace::map_peer`]. Whole pages.
+    ///
+    /// # Errors
+    /// [`BusError::Peer`] if this bus or kernel cannot do that, and which can.
+    fn export_peer(&self, region: u8, offset: u64, len: u64) -> Result<PeerSlice, BusError> {
+        let _ = (region, offset, len);
+        let why = format!(
+            "not on bus {}; use a PCI device under cdev, on Linux 6.19 or newer",
+            self.kind()
+        );
+        Err(BusError::Peer { device: Arc::clone(&self.identity().name), why })
+    }
+
     /// How many interrupt vectors there are.
     fn vectors(&self) -> u16;
 
@@ -354,6 +409,22 @@ pub trait Bus: Send + Sync {
         Ok(None)
     }
 
+    /// Virtual functions that are enabled and can be opened (PCIe 6.0, 9.2): indices `0 ..` this. It
+    /// may change when an operator enables or disables them.
+    fn virtual_functions(&self) -> u16 {
+        0
+    }
+
+    /// Opens a virtual function: a device of its own, with its own address space. It is closed when
+    /// the last handle is dropped, and can be opened again then. One that is open, here or anywhere
+    /// else, cannot be opened.
+    ///
+    /// # Errors
+    /// [`BusError::Open`] says what is wrong and what to do.
+    fn open_virtual_function(&self, index: u16) -> Result<Arc<dyn Bus>, BusError> {
+        Err(no_virtual_function(self.identity(), index, self.virtual_functions()))
+    }
+
     /// True if somebody waits for this process to close the device once it was removed
     /// ([`DeviceEvent::Removed`]). The broker then takes everything back and ends.
     fn wanted_back(&self) -> bool {
@@ -373,4 +444,13 @@ pub trait Bus: Send + Sync {
 fn no_config(identity: &Identity, offset: u16) -> BusError {
     let device = Arc::clone(&identity.name);
     BusError::Config { device, offset, problem: "this bus has no config space".to_owned() }
+}
+
+/// There is no virtual function of this index.
+fn no_virtual_function(identity: &Identity, index: u16, count: u16) -> BusError {
+    BusError::Open {
+        device: Arc::clone(&identity.name),
+        step: "opening a virtual function",
+        problem: format!("there is no function {index}: {count} are enabled and can be opened"),
+    }
 }

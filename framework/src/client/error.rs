@@ -91,6 +91,14 @@ pub enum ClientError {
         /// What is wrong.
         why: String,
     },
+    /// The device has no queues.
+    #[error("device {device}: it has no queues; use the operations of its driver, {driver}")]
+    NoQueues {
+        /// The device.
+        device: String,
+        /// Its driver.
+        driver: String,
+    },
     /// A queue of that depth is not possible.
     #[error("device {device}: a queue of depth {depth} cannot be had; 1 to {max} are possible")]
     Depth {

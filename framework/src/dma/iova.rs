@@ -46,6 +46,25 @@ impl FreeList {
         Some(at)
     }
 
+    /// Exactly this range. False, and nothing changed, if part of it is not free.
+    pub(super) fn take_at(&mut self, at: u64, len: u64) -> bool {
+        let Some(end) = at.checked_add(len).filter(|_| len > 0) else { return false };
+        let Some((start, size)) = self.0.range(..=at).next_back().map(|(s, l)| (*s, *l)) else {
+            return false;
+        };
+        if end > start + size {
+            return false;
+        }
+        self.0.remove(&start);
+        if at > start {
+            self.0.insert(start, at - start);
+        }
+        if start + size > end {
+            self.0.insert(end, start + size - end);
+        }
+        true
+    }
+
     /// Gives a range back. False, and nothing changed, if part of it is free already.
     pub(super) fn give(&mut self, start: u64, len: u64) -> bool {
         let Some(end) = start.checked_add(len).filter(|_| len > 0) else { return false };
@@ -111,11 +130,31 @@ impl IovaAllocator {
         let Some(size) = len.max(1).checked_next_multiple_of(align) else { return Err(none) };
         let Some(next) = self.next_id.checked_add(1) else { return Err(none) };
         let Some(base) = self.free.take(size, align) else { return Err(none) };
+        Ok(self.make(next, base, size))
+    }
+
+    /// A partition at exactly this range, which was given out by the allocator of another address
+    /// space: a client that moves keeps its addresses.
+    ///
+    /// # Errors
+    /// [`DmaError::BadRange`] if part of it is taken here, or cannot be translated.
+    pub fn partition_at(&mut self, range: Range<u64>) -> Result<Partition, DmaError> {
+        let len = range.end.saturating_sub(range.start);
+        let why = "not free, or not translated, in this address space";
+        let bad = DmaError::BadRange { iova: range.start, len, why };
+        let Some(next) = self.next_id.checked_add(1) else { return Err(bad) };
+        if !self.free.take_at(range.start, len) {
+            return Err(bad);
+        }
+        Ok(self.make(next, range.start, len))
+    }
+
+    fn make(&mut self, next: u32, base: u64, len: u64) -> Partition {
         let id = PartitionId(self.next_id);
         self.next_id = next;
         let mut free = FreeList::default();
-        free.give(base, size);
-        Ok(Partition { id, base, len: size, free })
+        free.give(base, len);
+        Partition { id, base, len, free }
     }
 
     /// Takes a partition back; its range may be given out again.
@@ -194,6 +233,17 @@ impl Partition {
         let Some(size) = size else { return Err(none) };
         let align = if size >= HUGE_PAGE as u64 { HUGE_PAGE } else { PAGE } as u64;
         self.free.take(size, align).ok_or(none)
+    }
+
+    /// Takes exactly this range: of an arena that keeps its address in another address space.
+    ///
+    /// # Errors
+    /// [`DmaError::BadRange`] if part of it is taken or lies outside.
+    pub fn alloc_at(&mut self, iova: u64, len: u64) -> Result<(), DmaError> {
+        if len.is_multiple_of(PAGE as u64) && self.free.take_at(iova, len) {
+            return Ok(());
+        }
+        Err(DmaError::BadRange { iova, len, why: "not a free range of this partition" })
     }
 
     /// Takes back a range that [`Partition::alloc`] gave and that was never mapped (the map failed).

@@ -1,5 +1,4 @@
-//! Mapping a descriptor into this process. One of the two places of this crate with `unsafe` code;
-//! the other is [`super::buffer`].
+//! Mapping a descriptor into this process. One of the few places of this crate with `unsafe` code.
 //!
 //! What it does not do: it cannot stop another holder of the same memory from punching holes into
 //! it. A hole reads as zeroes (or, in hugetlb memory with no huge page left, raises SIGBUS).
@@ -36,7 +35,7 @@ pub enum Prefault {
 /// A live mapping.
 ///
 /// # Invariants
-/// `base .. base + len` is a `MAP_SHARED`, readable and writable mapping that nobody else unmaps.
+/// `base .. base + len` is a readable and writable mapping that nobody else unmaps.
 #[derive(Debug)]
 struct Mapped {
     base: NonNull<u8>,
@@ -51,7 +50,7 @@ unsafe impl Sync for Mapped {}
 impl Drop for Mapped {
     fn drop(&mut self) {
         // SAFETY:
-        // * the range was mapped by `map_fd` and is unmapped here only;
+        // * the range was mapped by `map_with` and is unmapped here only;
         // * every `SharedMem` over it is gone, for each holds the `Arc` of this value.
         let gone = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
         if let Err(error) = gone {
@@ -64,7 +63,7 @@ impl Drop for Mapped {
 /// kernel's choice. The memory is unmapped when the last view of it is dropped.
 ///
 /// Touching a page beyond the end of the file raises SIGBUS, so the file must not shrink: pass
-/// memory that was checked ([`super::Memfd`]) or that comes from a process that is trusted.
+/// memory that was checked ([`super::Memfd`]), or use [`super::map_revocable`].
 ///
 /// # Errors
 /// [`DmaError::BadLength`] for an empty range; [`DmaError::Os`] if the kernel refuses (`offset` not
@@ -75,14 +74,33 @@ pub fn map_fd(
     len: usize,
     prefault: Prefault,
 ) -> Result<SharedMem, DmaError> {
-    let os = |what| move |errno: rustix::io::Errno| DmaError::Os { what, source: errno.into() };
-    if len == 0 || isize::try_from(len).is_err() {
-        return Err(DmaError::BadLength { len, max: isize::MAX as usize });
-    }
     let flags = match prefault {
         Prefault::No => MapFlags::SHARED,
         Prefault::Yes => MapFlags::SHARED | MapFlags::POPULATE,
     };
+    map_with(fd, offset, len, flags)
+}
+
+/// Maps the first `len` bytes of a file that is open for reading only. What is written to this
+/// mapping stays in it, and nobody else sees it.
+///
+/// # Errors
+/// As [`map_fd`].
+#[cfg(all(feature = "vfio-user", feature = "soft"))]
+pub(crate) fn map_private(fd: BorrowedFd<'_>, len: usize) -> Result<SharedMem, DmaError> {
+    map_with(fd, 0, len, MapFlags::PRIVATE | MapFlags::NORESERVE)
+}
+
+fn map_with(
+    fd: BorrowedFd<'_>,
+    offset: u64,
+    len: usize,
+    flags: MapFlags,
+) -> Result<SharedMem, DmaError> {
+    let os = |what| move |errno: rustix::io::Errno| DmaError::Os { what, source: errno.into() };
+    if len == 0 || isize::try_from(len).is_err() {
+        return Err(DmaError::BadLength { len, max: isize::MAX as usize });
+    }
     let prot = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new mapping at an address of the kernel's choice disturbs no existing memory.
     let base = unsafe { mmap(std::ptr::null_mut(), len, prot, flags, fd, offset) }

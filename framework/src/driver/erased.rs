@@ -7,7 +7,9 @@ use std::pin::Pin;
 use crate::bus::{DeviceEvent, QueueToken, Quiesced, Recovered};
 use crate::deadline::Deadline;
 
-use super::{Driver, DriverError, Plan, QueueGrant, QueueMemory, QueueRequest, Scope, Who};
+use super::{
+    Driver, DriverError, Plan, QueueGrant, QueueMemory, QueueRequest, Scope, VirtualResources, Who,
+};
 
 /// A future that stays on its device's worker thread.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -53,6 +55,14 @@ pub trait DynDriver {
         scope: Scope,
         deadline: Deadline,
     ) -> LocalFuture<'_, Result<Recovered, DriverError>>;
+    /// [`Driver::prepare_virtual_function`].
+    fn prepare_virtual_function(
+        &self,
+        index: u16,
+        of: u16,
+    ) -> LocalFuture<'_, Result<VirtualResources, DriverError>>;
+    /// [`Driver::release_virtual_function`].
+    fn release_virtual_function(&self, index: u16) -> LocalFuture<'_, Result<(), DriverError>>;
     /// [`Driver::shutdown`].
     fn shutdown(&self, deadline: Deadline) -> LocalFuture<'_, Result<(), DriverError>>;
 }
@@ -129,6 +139,18 @@ impl<D: Driver> DynDriver for Erased<D> {
         deadline: Deadline,
     ) -> LocalFuture<'_, Result<Recovered, DriverError>> {
         Box::pin(self.0.recover(scope, deadline))
+    }
+
+    fn prepare_virtual_function(
+        &self,
+        index: u16,
+        of: u16,
+    ) -> LocalFuture<'_, Result<VirtualResources, DriverError>> {
+        Box::pin(self.0.prepare_virtual_function(index, of))
+    }
+
+    fn release_virtual_function(&self, index: u16) -> LocalFuture<'_, Result<(), DriverError>> {
+        Box::pin(self.0.release_virtual_function(index))
     }
 
     fn shutdown(&self, deadline: Deadline) -> LocalFuture<'_, Result<(), DriverError>> {

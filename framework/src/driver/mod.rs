@@ -3,7 +3,8 @@
 //! A driver runs in the broker, on a worker thread of its device with its own runtime: `async`
 //! methods run concurrently, so a long command of one client delays no other's. It is safe code.
 //! The data plane, [`doorbell_queues::QueueProtocol`], is for devices with rings; a device without
-//! rings leaves the queue methods as they are and serves its clients by [`Driver::admin`].
+//! rings leaves [`Driver::plan`] and the queue methods as they are, serves its clients by
+//! [`Driver::admin`], and waits for its device by [`InterruptVector`].
 
 use std::fmt;
 
@@ -18,10 +19,12 @@ use crate::tier::Tier;
 use doorbell_queues::QueueError;
 
 pub mod erased;
+pub mod interrupt;
 pub mod registry;
 pub mod rt;
 
 pub use erased::DynDriver;
+pub use interrupt::InterruptVector;
 pub use registry::{Registry, RegistryError};
 
 /// Matches PCI identities; `None` matches anything.
@@ -53,8 +56,8 @@ impl fmt::Display for DeviceMatch {
     }
 }
 
-/// What a brought-up device can give out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What queues a brought-up device can give out. The default is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Plan {
     /// I/O queues that can exist at once.
     pub queues: u16,
@@ -66,8 +69,8 @@ pub struct Plan {
     pub completion_entry: u32,
 }
 
-/// Where a queue's rings lie, in the client's partition. The broker has checked that both lie inside
-/// arenas of that client.
+/// Where a queue's two rings lie, in the client's partition. The broker has checked that both lie
+/// inside arenas of that client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueMemory {
     /// IOVA of submission entry 0, page-aligned.
@@ -86,6 +89,10 @@ pub struct QueueRequest {
 }
 
 /// What the driver created on the device.
+///
+/// The client maps the whole pages that the doorbells lie in. Beside doorbells they must hold nothing
+/// that a client may not touch: the broker knows the doorbells (and by them how well a page isolates),
+/// not the registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueGrant {
     /// BAR with the doorbells.
@@ -96,6 +103,15 @@ pub struct QueueGrant {
     pub completion_doorbell: u64,
     /// Interrupt vector of the completion queue.
     pub vector: u16,
+}
+
+/// What a virtual function was given to work with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VirtualResources {
+    /// I/O queues that it can have.
+    pub queues: u16,
+    /// Interrupt vectors that it can use, the driver's own among them.
+    pub vectors: u16,
 }
 
 /// Who asks, as the kernel says (`SO_PEERCRED`), and what it holds.
@@ -184,8 +200,10 @@ pub trait Driver: Sized + 'static {
     /// [`DriverError`] with the step that failed. The device is left reset.
     async fn probe(device: Device) -> Result<Self, DriverError>;
 
-    /// What the device can give out, now that it is up.
-    fn plan(&self) -> Plan;
+    /// What queues the device can give out, now that it is up. A device without rings gives none.
+    fn plan(&self) -> Plan {
+        Plan::default()
+    }
 
     /// Creates queue `id` (1 to `plan().queues`) with `request.entries` entries per ring.
     ///
@@ -215,8 +233,8 @@ pub trait Driver: Sized + 'static {
         Err((queue, DriverError::Unsupported { driver: Self::NAME, what: "queues" }))
     }
 
-    /// A command of a client has outlived its time limit: try to abort it. The command completes
-    /// through its own queue if that works.
+    /// A command on a client's queue has outlived its time limit: try to abort it. The command
+    /// completes through its queue if that works.
     ///
     /// # Errors
     /// [`DriverError`] if the device refuses; the broker then ends the queue.
@@ -237,12 +255,37 @@ pub trait Driver: Sized + 'static {
         let _ = event;
     }
 
-    /// Resets the device and brings it up again without its I/O queues. Every client's queue ends
-    /// with `DeviceReset`.
+    /// Resets the device and brings it up again without its clients' queues: each of them ends with
+    /// `DeviceReset`. When this returns `Ok`, the device does nothing that anyone asked of it before.
     ///
     /// # Errors
     /// [`DriverError`] if the device does not come back; it is then given up.
     async fn recover(&self, scope: Scope, deadline: Deadline) -> Result<Recovered, DriverError>;
+
+    /// Makes virtual function `index` of `of` (counted from 0) ready to be probed as a device of its
+    /// own: its share of the device's queues and interrupts, then on. It may be in any state before.
+    /// Called on the physical function's driver.
+    ///
+    /// # Errors
+    /// [`DriverError`] if the device has not that much left, or refuses; the function is off then.
+    async fn prepare_virtual_function(
+        &self,
+        index: u16,
+        of: u16,
+    ) -> Result<VirtualResources, DriverError> {
+        let _ = (index, of);
+        Err(DriverError::Unsupported { driver: Self::NAME, what: "virtual functions" })
+    }
+
+    /// Turns a virtual function off and takes its resources back. When this returns `Ok` it does no
+    /// DMA.
+    ///
+    /// # Errors
+    /// [`DriverError`] if the device refuses; the function is not used again then.
+    async fn release_virtual_function(&self, index: u16) -> Result<(), DriverError> {
+        let _ = index;
+        Err(DriverError::Unsupported { driver: Self::NAME, what: "virtual functions" })
+    }
 
     /// Leaves the device disabled, with no DMA under way. Called once, at the end.
     ///

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 #[cfg(feature = "soft")]
 use crate::bus::SoftBus;
+#[cfg(feature = "vfio-user")]
+use crate::bus::VfioUserBus;
 use crate::bus::{Bus, BusError, Device, Identity};
 #[cfg(feature = "soft")]
 use crate::soft::{HarnessOptions, SoftDevice};
@@ -140,6 +142,15 @@ impl Registry {
         self
     }
 
+    /// Adds everything of another registry, after what is there.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.drivers.extend(other.drivers);
+        #[cfg(feature = "soft")]
+        self.models.extend(other.models);
+        self
+    }
+
     /// The drivers, in the order in which they were added.
     #[must_use]
     pub fn drivers(&self) -> &[DriverEntry] {
@@ -171,7 +182,7 @@ impl Registry {
     pub fn open_bus(&self, spec: &DeviceSpec) -> Result<Arc<dyn Bus>, RegistryError> {
         match spec {
             #[cfg(feature = "soft")]
-            DeviceSpec::Soft { model, options } => self.open_soft(spec, model, options),
+            DeviceSpec::Soft { model, .. } => self.open_soft(spec, model),
             #[cfg(not(feature = "soft"))]
             DeviceSpec::Soft { .. } => Err(no_bus(spec, "soft")),
             #[cfg(feature = "vfio")]
@@ -180,14 +191,20 @@ impl Registry {
             }
             #[cfg(not(feature = "vfio"))]
             DeviceSpec::Pci { .. } => Err(no_bus(spec, "vfio")),
+            #[cfg(feature = "vfio-user")]
+            DeviceSpec::VfioUser(path) => Ok(Arc::new(VfioUserBus::open_spec(path)?)),
+            #[cfg(not(feature = "vfio-user"))]
             DeviceSpec::VfioUser(_) => Err(no_bus(spec, "vfio-user")),
         }
     }
 }
 
 /// The buses of this build.
-const BUSES: &[(&str, bool)] =
-    &[("soft", cfg!(feature = "soft")), ("vfio", cfg!(feature = "vfio"))];
+const BUSES: &[(&str, bool)] = &[
+    ("soft", cfg!(feature = "soft")),
+    ("vfio", cfg!(feature = "vfio")),
+    ("vfio-user", cfg!(feature = "vfio-user")),
+];
 
 fn no_bus(spec: &DeviceSpec, bus: &'static str) -> RegistryError {
     let built = BUSES.iter().filter(|(_, built)| *built).map(|(name, _)| (*name).to_owned());
@@ -201,21 +218,25 @@ fn list(items: impl Iterator<Item = String>) -> String {
 
 #[cfg(feature = "soft")]
 impl Registry {
-    fn open_soft(
-        &self,
-        spec: &DeviceSpec,
-        model: &str,
-        options: &[(String, String)],
-    ) -> Result<Arc<dyn Bus>, RegistryError> {
-        let Some(make) = self.models.get(model) else {
+    /// Makes the software device that a spec names, without a bus: to be served to others.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoModel`], [`RegistryError::BadOptions`]; [`RegistryError::NoBus`] for a spec
+    /// that names no software device.
+    pub fn open_model(&self, spec: &DeviceSpec) -> Result<Box<dyn SoftDevice>, RegistryError> {
+        let DeviceSpec::Soft { model, options } = spec else { return Err(no_bus(spec, "soft")) };
+        let Some(make) = self.models.get(model.as_str()) else {
             return Err(RegistryError::NoModel {
                 device: spec.to_string(),
                 model: model.to_owned(),
                 available: list(self.models.keys().map(|name| (*name).to_owned())),
             });
         };
-        let device = make(options)
-            .map_err(|why| RegistryError::BadOptions { device: spec.to_string(), why })?;
+        make(options).map_err(|why| RegistryError::BadOptions { device: spec.to_string(), why })
+    }
+
+    fn open_soft(&self, spec: &DeviceSpec, model: &str) -> Result<Arc<dyn Bus>, RegistryError> {
+        let device = self.open_model(spec)?;
         let name: Arc<str> = format!("soft:{model}").into();
         let options = HarnessOptions { name, ..HarnessOptions::default() };
         Ok(Arc::new(SoftBus::start(device, options)?))
@@ -227,7 +248,7 @@ mod tests {
     use super::*;
     use crate::bus::{DeviceEvent, Recovered};
     use crate::deadline::Deadline;
-    use crate::driver::{Plan, Scope, Who};
+    use crate::driver::{Scope, Who};
 
     struct Nothing;
 
@@ -242,9 +263,6 @@ mod tests {
 
         async fn probe(_device: Device) -> Result<Self, DriverError> {
             Ok(Self)
-        }
-        fn plan(&self) -> Plan {
-            Plan { queues: 0, max_entries: 0, submission_entry: 0, completion_entry: 0 }
         }
         async fn admin(&self, _who: &Who, operation: u8) -> Result<u16, DriverError> {
             Ok(u16::from(operation) + 1)

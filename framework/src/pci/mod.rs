@@ -6,7 +6,11 @@
 
 pub mod address;
 pub mod capability;
+pub mod ids;
 pub mod layout;
+pub mod synthetic;
+#[cfg(feature = "broker")]
+pub mod sysfs;
 
 pub use address::{Address, BadAddress};
 pub use capability::{BadConfig, ConfigSpace};

@@ -5,14 +5,14 @@
 //! model can reach the memory.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rustix::event::epoll;
 
-use super::signals::{VectorPage, signal};
+use super::signals::{PeerEvent, VectorPage, signal};
 use super::{SoftCx, SoftDevice};
 use crate::bus::{BusError, Identity, Region, Signals};
 use crate::deadline::Deadline;
@@ -21,6 +21,9 @@ use crate::dma::{DmaError, Fault, Memfd};
 
 /// How long a model may take to answer a register access, a map or an unmap.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+
+/// Posted writes that may wait at a time.
+const MOST_POSTED: usize = 1024;
 
 /// A request, as the device's thread runs it.
 pub(super) type Job = Box<dyn FnOnce(&mut dyn SoftDevice, &mut SoftCx) + Send>;
@@ -47,11 +50,14 @@ pub(super) struct Shared {
     pub(super) identity: Identity,
     pub(super) regions: Vec<Region>,
     pub(super) vectors: u16,
+    pub(super) virtual_functions: u16,
     /// BAR number to its memory.
     pub(super) bars: [Option<BarMemory>; 6],
     pub(super) jobs: Sender<Job>,
     /// Set after a job was sent; the thread takes it back before it looks at the jobs.
     pub(super) pending: AtomicBool,
+    /// Jobs that nobody waits for and that were not run yet.
+    pub(super) posted: AtomicUsize,
     pub(super) stop: AtomicBool,
     /// False once the thread has ended, whatever the reason.
     pub(super) alive: AtomicBool,
@@ -129,6 +135,43 @@ impl Control {
         result.recv_timeout(ANSWER).map_err(|_| self.gone("its model does not answer"))
     }
 
+    /// Has `work` run on the device's thread, after everything that was asked of it before, and does
+    /// not wait: a posted write. If too many of them wait already, it waits until there are fewer.
+    ///
+    /// # Errors
+    /// [`BusError::TimedOut`] if there were too many for too long; [`BusError::Gone`].
+    pub(crate) fn post(
+        &self,
+        what: &'static str,
+        deadline: Deadline,
+        work: impl FnOnce(&mut dyn SoftDevice, &mut SoftCx) + Send + 'static,
+    ) -> Result<(), BusError> {
+        let shared = Arc::clone(&self.shared);
+        // Relaxed: a count; the channel orders the jobs.
+        if shared.posted.fetch_add(1, Ordering::Relaxed) >= MOST_POSTED {
+            let emptied = self.call(what, deadline, |_, _| ());
+            if let Err(error) = emptied {
+                shared.posted.fetch_sub(1, Ordering::Relaxed);
+                return Err(error);
+            }
+        }
+        let job: Job = Box::new(move |device, cx| {
+            shared.posted.fetch_sub(1, Ordering::Relaxed);
+            work(device, cx);
+        });
+        self.shared.jobs.send(job).map_err(|_| self.gone("its thread has ended"))?;
+        // Release: the thread that takes the flag back finds the job.
+        self.shared.pending.store(true, Ordering::Release);
+        self.shared.wake();
+        Ok(())
+    }
+
+    /// Has the device's thread look at everything once more.
+    pub(crate) fn nudge(&self) {
+        self.shared.pending.store(true, Ordering::Release);
+        self.shared.wake();
+    }
+
     /// The device's name.
     #[must_use]
     pub fn name(&self) -> Arc<str> {
@@ -162,6 +205,29 @@ impl Control {
     #[must_use]
     pub fn vectors(&self) -> u16 {
         self.shared.vectors
+    }
+
+    /// How many virtual functions there are.
+    #[must_use]
+    pub fn virtual_functions(&self) -> u16 {
+        self.shared.virtual_functions
+    }
+
+    /// The model of a virtual function, to be run by a harness of its own.
+    ///
+    /// # Errors
+    /// [`BusError::Open`] if there is none of this index; [`BusError::TimedOut`],
+    /// [`BusError::Gone`].
+    pub(crate) fn virtual_function(&self, index: u16) -> Result<Box<dyn SoftDevice>, BusError> {
+        let opened =
+            self.call("opening a virtual function", Deadline::after(ANSWER), move |device, _| {
+                device.open_virtual_function(index)
+            })?;
+        opened.ok_or_else(|| BusError::Open {
+            device: self.name(),
+            step: "opening a virtual function",
+            problem: format!("there is no function {index}: it has {}", self.virtual_functions()),
+        })
     }
 
     /// False once the device's thread has ended: its model panicked, or the harness was dropped.
@@ -280,9 +346,14 @@ impl Control {
         if vector >= vectors {
             return Err(BusError::Vector { device: self.name(), vector, vectors });
         }
+        let event = fd.map(PeerEvent::new).transpose().map_err(|errno| BusError::Os {
+            device: self.name(),
+            what: "looking at an interrupt's descriptor",
+            source: errno.into(),
+        })?;
         self.call("installing an interrupt", Deadline::after(ANSWER), move |_, cx| {
             if let Some(signals) = cx.vectors.get_mut(usize::from(vector)) {
-                signals.always = fd;
+                signals.always = event;
             }
         })
     }

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytemuck::Pod;
 use doorbell_queues::SharedMem;
 
-use super::iommu::{Piece, SoftIommu};
-use super::signals::VectorSignals;
+use super::iommu::{Part, Piece, SoftIommu};
+use super::remote::Remote;
+use super::signals::{Pin, VectorSignals};
 use crate::dma::{Access, Fault};
 
 /// A model's context, owned by the device's thread. Nothing here allocates, locks or counts
@@ -22,7 +23,9 @@ pub struct SoftCx {
     pub(super) iommu: SoftIommu,
     /// BAR number to its memory.
     pub(super) bars: [Option<SharedMem>; 6],
-    pub(super) vectors: Vec<VectorSignals>,
+    pub(crate) vectors: Vec<VectorSignals>,
+    pub(crate) pin: Pin,
+    pub(super) remote: Remote,
     /// The model says that it failed, and nobody has taken note yet.
     pub(super) failed: Arc<AtomicBool>,
 }
@@ -30,7 +33,14 @@ pub struct SoftCx {
 impl SoftCx {
     pub(super) fn new(bars: [Option<SharedMem>; 6], vectors: u16) -> Self {
         let vectors = (0..vectors).map(|_| VectorSignals::default()).collect();
-        Self { iommu: SoftIommu::default(), bars, vectors, failed: Arc::default() }
+        Self {
+            iommu: SoftIommu::default(),
+            bars,
+            vectors,
+            pin: Pin::default(),
+            remote: Remote::default(),
+            failed: Arc::default(),
+        }
     }
 
     /// A context without a thread: DMA works over what is mapped by [`SoftCx::iommu_mut`], BARs are
@@ -98,29 +108,75 @@ impl SoftCx {
     ///
     /// # Errors
     /// [`Fault`]; `to` is unchanged then.
+    #[inline]
     pub fn read_bytes(&mut self, iova: u64, to: &mut [u8]) -> Result<(), Fault> {
+        let len = to.len() as u64;
+        if let Some(piece) = self.iommu.whole(iova, len.max(1), Access::Read) {
+            // In bounds: the mapping holds the range.
+            let _ = piece.memory.copy_out(piece.offset, to);
+            return Ok(());
+        }
         let mut done = 0;
-        self.iommu.pieces(iova, to.len() as u64, Access::Read, |piece| {
-            let next = done + piece.len;
-            if let Some(part) = to.get_mut(done..next) {
-                let _ = piece.memory.copy_out(piece.offset, part);
+        self.parts(iova, len, Access::Read, |part, remote| {
+            let (Part::Here(Piece { len, .. }) | Part::There(_, len)) = part;
+            let Some(now) = to.get_mut(done..done + len) else { return true };
+            done += len;
+            match part {
+                Part::Here(piece) => piece.memory.copy_out(piece.offset, now).is_ok(),
+                Part::There(at, _) => remote.read(at, now),
             }
-            done = next;
         })
+    }
+
+    /// Calls `each` for every part of a range until it says false: then the access has failed.
+    #[cold]
+    fn parts(
+        &mut self,
+        iova: u64,
+        len: u64,
+        access: Access,
+        mut each: impl FnMut(Part<'_>, &mut Remote) -> bool,
+    ) -> Result<(), Fault> {
+        let (remote, mut ok) = (&mut self.remote, true);
+        self.iommu.parts(iova, len, access, |part| ok = ok && each(part, remote))?;
+        match (ok, self.remote.interrupted) {
+            (true, _) => Ok(()),
+            // No fault of anyone's: it is done again.
+            (false, true) => Err(Fault { iova, len, access }),
+            (false, false) => Err(self.iommu.fault(iova, len, access)),
+        }
+    }
+
+    /// True if the last [`Fault`] was none: a read of memory that a peer has was given up, because
+    /// the host wants an answer to something else first. A model that says
+    /// [`super::SoftDevice::repeats_dma`] makes the access again in a later poll.
+    #[must_use]
+    #[inline]
+    pub fn interrupted(&self) -> bool {
+        self.remote.interrupted
     }
 
     /// Copies `from` to host memory.
     ///
     /// # Errors
     /// [`Fault`].
+    #[inline]
     pub fn write_bytes(&mut self, iova: u64, from: &[u8]) -> Result<(), Fault> {
+        let len = from.len() as u64;
+        if let Some(piece) = self.iommu.whole(iova, len.max(1), Access::Write) {
+            // In bounds: the mapping holds the range.
+            let _ = piece.memory.copy_in(piece.offset, from);
+            return Ok(());
+        }
         let mut done = 0;
-        self.iommu.pieces(iova, from.len() as u64, Access::Write, |piece| {
-            let next = done + piece.len;
-            if let Some(part) = from.get(done..next) {
-                let _ = piece.memory.copy_in(piece.offset, part);
+        self.parts(iova, len, Access::Write, |part, remote| {
+            let (Part::Here(Piece { len, .. }) | Part::There(_, len)) = part;
+            let Some(now) = from.get(done..done + len) else { return true };
+            done += len;
+            match part {
+                Part::Here(piece) => piece.memory.copy_in(piece.offset, now).is_ok(),
+                Part::There(at, _) => remote.write(at, now),
             }
-            done = next;
         })
     }
 
@@ -136,11 +192,25 @@ impl SoftCx {
         offset: usize,
         len: usize,
     ) -> Result<(), Fault> {
-        let mut at = offset;
-        self.iommu.pieces(iova, len as u64, Access::Write, |piece| {
-            let copied = piece.memory.copy_from(piece.offset, source, at, piece.len);
-            own_range(copied);
-            at += piece.len;
+        if let Some(piece) = self.iommu.whole(iova, (len as u64).max(1), Access::Write) {
+            own_range(piece.memory.copy_from(piece.offset, source, offset, len));
+            return Ok(());
+        }
+        let mut from = offset;
+        self.parts(iova, len as u64, Access::Write, |part, remote| match part {
+            Part::Here(piece) => {
+                own_range(piece.memory.copy_from(piece.offset, source, from, piece.len));
+                from += piece.len;
+                true
+            }
+            Part::There(at, len) => {
+                let mut buffer = remote.buffer(len);
+                own_range(source.copy_out(from, &mut buffer));
+                from += len;
+                let written = remote.write(at, &buffer);
+                remote.keep(buffer);
+                written
+            }
         })
     }
 
@@ -156,11 +226,27 @@ impl SoftCx {
         offset: usize,
         len: usize,
     ) -> Result<(), Fault> {
-        let mut at = offset;
-        self.iommu.pieces(iova, len as u64, Access::Read, |piece| {
-            let copied = target.copy_from(at, piece.memory, piece.offset, piece.len);
-            own_range(copied);
-            at += piece.len;
+        if let Some(piece) = self.iommu.whole(iova, (len as u64).max(1), Access::Read) {
+            own_range(target.copy_from(offset, piece.memory, piece.offset, len));
+            return Ok(());
+        }
+        let mut to = offset;
+        self.parts(iova, len as u64, Access::Read, |part, remote| match part {
+            Part::Here(piece) => {
+                own_range(target.copy_from(to, piece.memory, piece.offset, piece.len));
+                to += piece.len;
+                true
+            }
+            Part::There(at, len) => {
+                let mut buffer = remote.buffer(len);
+                let read = remote.read(at, &mut buffer);
+                if read {
+                    own_range(target.copy_in(to, &buffer));
+                }
+                to += len;
+                remote.keep(buffer);
+                read
+            }
         })
     }
 
@@ -169,9 +255,25 @@ impl SoftCx {
     /// # Errors
     /// [`Fault`].
     pub fn fill(&mut self, iova: u64, len: usize, byte: u8) -> Result<(), Fault> {
-        self.iommu.pieces(iova, len as u64, Access::Write, |piece| {
-            let _ = piece.memory.fill(piece.offset, piece.len, byte);
+        self.parts(iova, len as u64, Access::Write, |part, remote| match part {
+            Part::Here(piece) => piece.memory.fill(piece.offset, piece.len, byte).is_ok(),
+            Part::There(at, len) => {
+                let mut buffer = remote.buffer(len);
+                buffer.fill(byte);
+                let written = remote.write(at, &buffer);
+                remote.keep(buffer);
+                written
+            }
         })
+    }
+
+    /// Checks that a range can be accessed, so that a transfer in several steps moves all or nothing.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    #[inline]
+    pub fn check(&mut self, iova: u64, len: usize, access: Access) -> Result<(), Fault> {
+        self.iommu.check(iova, len as u64, access)
     }
 
     /// Calls `each` with every mapped piece of a range, in order: for I/O that goes straight between
@@ -180,7 +282,7 @@ impl SoftCx {
     /// deletes the command's queue, or answers a reset.
     ///
     /// # Errors
-    /// [`Fault`]; `each` was not called then.
+    /// [`Fault`]; `each` was not called then. Memory that only messages reach is a fault here.
     pub fn pieces(
         &mut self,
         iova: u64,
@@ -205,11 +307,36 @@ impl SoftCx {
         last_word: usize,
     ) -> Result<(), Fault> {
         let len = size_of::<T>() as u64;
-        let piece = self.iommu.translate(iova, len, Access::Write)?;
-        if piece.memory.publish(piece.offset, entry, last_word).is_ok() {
-            return Ok(());
+        match self.iommu.whole(iova, len.max(1), Access::Write) {
+            Some(piece) if piece.memory.publish(piece.offset, entry, last_word).is_ok() => Ok(()),
+            Some(_) => Err(self.iommu.fault(iova, len, Access::Write)),
+            None => self.send_entry(iova, bytemuck::bytes_of(entry), last_word),
         }
-        Err(self.iommu.fault(iova, len, Access::Write))
+    }
+
+    /// As [`SoftCx::store_entry`], to a peer that has the memory: the word comes in a message of its
+    /// own, after the others.
+    #[cold]
+    fn send_entry(&mut self, iova: u64, entry: &[u8], last_word: usize) -> Result<(), Fault> {
+        let len = entry.len() as u64;
+        let fits = iova.is_multiple_of(8) && len.is_multiple_of(8) && last_word < entry.len();
+        let remote = self.iommu.is_remote(iova, len, Access::Write);
+        let word = last_word - last_word % 8;
+        let parts = entry.split_at_checked(word).and_then(|(before, rest)| {
+            let (word, after) = rest.split_at_checked(8)?;
+            Some((before, word, after))
+        });
+        let Some((before, last, after)) = parts.filter(|_| fits && remote) else {
+            return Err(self.iommu.fault(iova, len, Access::Write));
+        };
+        let at = iova + word as u64;
+        if !before.is_empty() {
+            self.write_bytes(iova, before)?;
+        }
+        if !after.is_empty() {
+            self.write_bytes(at + 8, after)?;
+        }
+        self.write_bytes(at, last)
     }
 
     /// Interrupts the host on `vector`, if it asked for it (always, for an interrupt that a peer
@@ -217,9 +344,46 @@ impl SoftCx {
     /// fences, so that no completion is missed. A vector that nobody uses costs a compare.
     #[inline]
     pub fn interrupt(&mut self, vector: u16) {
+        if self.remote.hold(vector) {
+            return;
+        }
         if let Some(signals) = self.vectors.get_mut(usize::from(vector)) {
             signals.raise();
         }
+    }
+
+    /// Lets go of everything that a peer has given: memory and descriptors.
+    #[cfg(feature = "vfio-user")]
+    pub(crate) fn release(&mut self) {
+        self.iommu.clear();
+        self.vectors.iter_mut().for_each(|vector| vector.always = None);
+        self.pin = Pin::default();
+        let interruptible = self.remote.interruptible;
+        self.remote = Remote { interruptible, ..Remote::default() };
+    }
+
+    /// Reaches memory of a peer by messages from now on.
+    #[cfg(feature = "vfio-user")]
+    pub(crate) fn set_peer(&mut self, peer: Arc<dyn super::remote::RemoteMemory>) {
+        self.remote.peer = Some(peer);
+    }
+
+    /// Before every poll: a read that was given up may be made again, and interrupts whose writes
+    /// have arrived are raised. True if there were any.
+    #[inline]
+    pub(super) fn begin(&mut self) -> bool {
+        if self.remote.peer.is_none() {
+            return false;
+        }
+        self.remote.interrupted = false;
+        let mut any = false;
+        while let Some(vector) = self.remote.released() {
+            any = true;
+            if let Some(signals) = self.vectors.get_mut(usize::from(vector)) {
+                signals.raise();
+            }
+        }
+        any
     }
 }
 

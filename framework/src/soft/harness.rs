@@ -9,7 +9,7 @@
 //! [`BusError::Gone`], and doorbells do nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -68,6 +68,7 @@ impl Harness {
         let identity = Identity { name: Arc::clone(&name), ..device.identity() };
         let dma = |source| BusError::Dma { device: Arc::clone(&name), source };
         let (regions, vectors) = (device.regions(), device.vectors());
+        let virtual_functions = device.virtual_functions();
         let mut bars: [Option<BarMemory>; 6] = Default::default();
         for region in &regions {
             if !possible(region) {
@@ -90,9 +91,11 @@ impl Harness {
             identity,
             regions,
             vectors,
+            virtual_functions,
             bars,
             jobs,
             pending: AtomicBool::new(false),
+            posted: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             alive: AtomicBool::new(true),
             ended,

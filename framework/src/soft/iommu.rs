@@ -38,7 +38,8 @@ impl Access {
 
 #[derive(Debug)]
 struct Mapped {
-    memory: SharedMem,
+    /// `None`: a peer has it, and it is reached by messages.
+    memory: Option<SharedMem>,
     /// One past the last address.
     end: u64,
     access: Access,
@@ -70,9 +71,20 @@ pub struct Piece<'a> {
     pub len: usize,
 }
 
+/// One piece of a transfer, wherever its memory is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Part<'a> {
+    /// Mapped into this process.
+    Here(Piece<'a>),
+    /// With a peer: address and bytes.
+    There(u64, usize),
+}
+
 /// The mappings of one device.
 #[derive(Debug)]
 pub struct SoftIommu {
+    /// False while the device is no bus master: then nothing is reachable.
+    enabled: bool,
     mappings: Slab<Mapped>,
     /// First address to key in `mappings`. Ranges never overlap.
     tree: BTreeMap<u64, usize>,
@@ -85,6 +97,7 @@ pub struct SoftIommu {
 impl Default for SoftIommu {
     fn default() -> Self {
         Self {
+            enabled: true,
             mappings: Slab::new(),
             tree: BTreeMap::new(),
             cache: [EMPTY; CACHE],
@@ -113,6 +126,31 @@ impl SoftIommu {
         access: Access,
     ) -> Result<(), DmaError> {
         let len = memory.len() as u64;
+        self.insert(partition, iova, len, Some(memory), access)
+    }
+
+    /// Maps `len` bytes at `iova` that a peer has: they are reached by messages.
+    ///
+    /// # Errors
+    /// As [`SoftIommu::map`].
+    pub(crate) fn map_remote(
+        &mut self,
+        partition: PartitionId,
+        iova: u64,
+        len: u64,
+        access: Access,
+    ) -> Result<(), DmaError> {
+        self.insert(partition, iova, len, None, access)
+    }
+
+    fn insert(
+        &mut self,
+        partition: PartitionId,
+        iova: u64,
+        len: u64,
+        memory: Option<SharedMem>,
+        access: Access,
+    ) -> Result<(), DmaError> {
         let bad = |why| DmaError::BadRange { iova, len, why };
         if len == 0 || !iova.is_multiple_of(PAGE as u64) || !len.is_multiple_of(PAGE as u64) {
             return Err(bad("empty, or not whole pages"));
@@ -148,6 +186,20 @@ impl SoftIommu {
         Ok(())
     }
 
+    /// Removes every mapping.
+    pub(crate) fn clear(&mut self) {
+        self.tree.clear();
+        self.mappings.clear();
+        self.cache = [EMPTY; CACHE];
+    }
+
+    /// Whether the device may do DMA at all (PCI: bus master enable). The mappings stay.
+    pub(crate) fn set_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
+        // A remembered mapping is used without asking again.
+        self.cache = [EMPTY; CACHE];
+    }
+
     /// How many mappings there are.
     #[must_use]
     pub fn mappings(&self) -> usize {
@@ -170,6 +222,9 @@ impl SoftIommu {
 
     #[cold]
     fn look_up(&self, iova: u64) -> Option<Cached> {
+        if !self.enabled {
+            return None;
+        }
         let (start, key) = self.tree.range(..=iova).next_back()?;
         let mapped = self.mappings.get(*key)?;
         let cached = Cached { start: *start, end: mapped.end, key: *key, access: mapped.access };
@@ -181,18 +236,22 @@ impl SoftIommu {
     #[inline]
     pub(crate) fn whole(&mut self, iova: u64, len: u64, access: Access) -> Option<Piece<'_>> {
         let (key, offset) = self.locate(iova, len, access)?;
-        Some(Piece { memory: &self.mappings.get(key)?.memory, offset, len: len as usize })
+        let memory = self.mappings.get(key)?.memory.as_ref()?;
+        Some(Piece { memory, offset, len: len as usize })
     }
 
-    /// Translates a range that must lie in one mapping: a command, a completion.
+    /// Translates a range that must lie in one mapping, in memory of this process.
     ///
     /// # Errors
     /// [`Fault`], which is also recorded.
     #[inline]
     pub fn translate(&mut self, iova: u64, len: u64, access: Access) -> Result<Piece<'_>, Fault> {
         match self.locate(iova, len.max(1), access) {
-            Some((key, offset)) if self.mappings.contains(key) => {
-                Ok(Piece { memory: &self.mappings[key].memory, offset, len: len as usize })
+            Some((key, offset)) if self.mappings.get(key).is_some_and(|m| m.memory.is_some()) => {
+                match &self.mappings[key].memory {
+                    Some(memory) => Ok(Piece { memory, offset, len: len as usize }),
+                    None => Err(Fault { iova, len, access }),
+                }
             }
             _ => Err(self.fault(iova, len, access)),
         }
@@ -202,7 +261,8 @@ impl SoftIommu {
     /// mappings. The whole range is checked first: if it faults, `each` was not called at all.
     ///
     /// # Errors
-    /// [`Fault`] with the whole range if any byte of it is not mapped for `access`; it is recorded.
+    /// [`Fault`] with the whole range if any byte of it is not mapped for `access`, or is memory that
+    /// only messages reach; it is recorded.
     #[inline]
     pub fn pieces(
         &mut self,
@@ -215,19 +275,62 @@ impl SoftIommu {
             each(Piece { len: len as usize, ..piece });
             return Ok(());
         }
-        if !self.covered(iova, len, access) {
+        let mut here = true;
+        self.parts(iova, len, access, |part| here &= matches!(part, Part::Here(_)))?;
+        if !here {
             return Err(self.fault(iova, len, access));
         }
+        self.parts(iova, len, access, |part| {
+            if let Part::Here(piece) = part {
+                each(piece);
+            }
+        })
+    }
+
+    /// As [`SoftIommu::pieces`], with memory that a peer has among them.
+    ///
+    /// # Errors
+    /// [`Fault`] with the whole range if any byte of it is not mapped for `access`; it is recorded.
+    pub(crate) fn parts(
+        &mut self,
+        iova: u64,
+        len: u64,
+        access: Access,
+        mut each: impl FnMut(Part<'_>),
+    ) -> Result<(), Fault> {
+        self.check(iova, len, access)?;
         let (mut at, end) = (iova, iova + len);
         while at < end {
             let Some(cached) = self.look_up(at) else { break };
             let Some(mapped) = self.mappings.get(cached.key) else { break };
             let offset = (at - cached.start) as usize;
             let stop = end.min(cached.end);
-            each(Piece { memory: &mapped.memory, offset, len: (stop - at) as usize });
+            let len = (stop - at) as usize;
+            each(match &mapped.memory {
+                Some(memory) => Part::Here(Piece { memory, offset, len }),
+                None => Part::There(at, len),
+            });
             at = stop;
         }
         Ok(())
+    }
+
+    /// True if a range lies in one mapping that only messages reach, and allows `access`.
+    pub(crate) fn is_remote(&mut self, iova: u64, len: u64, access: Access) -> bool {
+        let found = self.locate(iova, len, access).and_then(|(key, _)| self.mappings.get(key));
+        found.is_some_and(|mapped| mapped.memory.is_none())
+    }
+
+    /// Checks that every byte of a range is mapped for `access`.
+    ///
+    /// # Errors
+    /// [`Fault`], which is also recorded.
+    #[inline]
+    pub fn check(&mut self, iova: u64, len: u64, access: Access) -> Result<(), Fault> {
+        if self.locate(iova, len.max(1), access).is_some() || self.covered(iova, len, access) {
+            return Ok(());
+        }
+        Err(self.fault(iova, len, access))
     }
 
     /// True if every byte of the range is mapped for `access`.

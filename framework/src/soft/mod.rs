@@ -13,12 +13,14 @@ use std::time::Instant;
 
 use crate::bus::{Identity, Region, Width};
 
+pub(crate) mod bar;
 pub mod control;
 pub mod cx;
 pub mod harness;
 pub mod iommu;
 #[cfg(test)]
 mod iommu_tests;
+pub(crate) mod remote;
 pub mod signals;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -80,6 +82,48 @@ pub trait SoftDevice: Send + 'static {
     /// What must wake the thread when it sleeps. Called only when `poll` was idle.
     fn idle(&self) -> Idle<'_> {
         Idle::default()
+    }
+
+    /// True if the device can interrupt by its pin (INTx): see [`SoftDevice::pin`].
+    fn has_pin(&self) -> bool {
+        false
+    }
+
+    /// True while the device asserts its interrupt pin. Asked for only while someone listens to it,
+    /// after everything that can change it, and again whenever the host has unmasked it.
+    fn pin(&mut self, cx: &mut SoftCx) -> bool {
+        let _ = cx;
+        false
+    }
+
+    /// True if the model makes a DMA read again, in a later poll, after it failed and
+    /// [`SoftCx::interrupted`] said so. Then a host that waits for a register read may keep a DMA
+    /// read of its memory waiting without harm.
+    fn repeats_dma(&self) -> bool {
+        false
+    }
+
+    /// How many virtual functions it has, all of them enabled.
+    fn virtual_functions(&self) -> u16 {
+        0
+    }
+
+    /// The model of a virtual function, as after power-on, to be run on a thread of its own with an
+    /// address space of its own; `None` if there is none of this index. The one that was handed out
+    /// before for the same index does no DMA any more.
+    fn open_virtual_function(&mut self, index: u16) -> Option<Box<dyn SoftDevice>> {
+        let _ = index;
+        None
+    }
+
+    /// Makes what the device keeps durable; it is about to be stopped. May take long: nothing else
+    /// is asked of it meanwhile.
+    ///
+    /// # Errors
+    /// What the medium says; the data may not be durable then.
+    fn flush(&mut self, cx: &mut SoftCx) -> std::io::Result<()> {
+        let _ = cx;
+        Ok(())
     }
 
     /// Function-level reset: as after power-on. I/O under way to a backend may finish, but no DMA

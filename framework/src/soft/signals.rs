@@ -16,7 +16,7 @@ use std::sync::Arc;
 use doorbell_queues::doorbell::{fall_asleep, wake_up};
 use doorbell_queues::wait::must_signal;
 use doorbell_queues::{SharedMem, Word32};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::bus::{SignalWords, Signals};
 use crate::dma::map::PAGE;
@@ -105,7 +105,35 @@ pub(crate) struct VectorSignals {
     /// With an arm word: signalled only when asked.
     pub(crate) words: Option<ArmedVector>,
     /// Without: a peer's eventfd that is signalled every time.
-    pub(crate) always: Option<OwnedFd>,
+    pub(crate) always: Option<PeerEvent>,
+}
+
+/// An eventfd that a peer sent.
+#[derive(Debug)]
+pub(crate) struct PeerEvent {
+    fd: OwnedFd,
+    /// Writing may block: it is asked first whether it would.
+    blocking: bool,
+}
+
+impl PeerEvent {
+    /// Takes a descriptor to signal.
+    pub(crate) fn new(fd: OwnedFd) -> rustix::io::Result<Self> {
+        let blocking = !rustix::fs::fcntl_getfl(&fd)?.contains(rustix::fs::OFlags::NONBLOCK);
+        Ok(Self { fd, blocking })
+    }
+
+    fn signal(&self) {
+        if self.blocking {
+            let mut polled = [PollFd::new(&self.fd, PollFlags::OUT)];
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            if poll(&mut polled, Some(&now)) != Ok(1) {
+                // The counter is full: it is readable already.
+                return;
+            }
+        }
+        signal(&self.fd);
+    }
 }
 
 impl VectorSignals {
@@ -116,8 +144,8 @@ impl VectorSignals {
         {
             signal(&*words.interrupt);
         }
-        if let Some(fd) = &self.always {
-            signal(fd);
+        if let Some(event) = &self.always {
+            event.signal();
         }
     }
 
@@ -131,6 +159,34 @@ impl VectorSignals {
     pub(crate) fn wake_up(&self) {
         if let Some(words) = &self.words {
             wake_up(&words.asleep);
+        }
+    }
+}
+
+/// The interrupt pin (INTx), on the device's thread: level semantics over an eventfd. It masks itself
+/// when it fires; when the peer unmasks it, it fires again if the device still asserts its pin.
+#[derive(Debug, Default)]
+pub(crate) struct Pin {
+    /// Signalled when the pin is asserted and not masked.
+    pub(crate) event: Option<PeerEvent>,
+    /// Masked, by the peer or by having fired.
+    pub(crate) masked: bool,
+    /// Config space allows it: see [`crate::pci::synthetic::ConfigSpace::may_assert_pin`].
+    pub(crate) allowed: bool,
+}
+
+impl Pin {
+    /// True if an asserted pin would be signalled.
+    #[inline]
+    pub(crate) fn is_listened_to(&self) -> bool {
+        self.event.is_some() && !self.masked && self.allowed
+    }
+
+    /// The pin is asserted.
+    pub(crate) fn fire(&mut self) {
+        if let Some(event) = &self.event {
+            event.signal();
+            self.masked = true;
         }
     }
 }

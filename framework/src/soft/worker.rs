@@ -18,7 +18,7 @@ const EAGER: u32 = 256;
 /// The first nap of a device whose peer cannot kick.
 const SHORTEST_NAP: Duration = Duration::from_micros(50);
 /// The longest.
-const LONGEST_NAP: Duration = Duration::from_millis(1);
+const LONGEST_NAP: Duration = Duration::from_millis(4);
 
 pub(super) struct Worker {
     device: Box<dyn SoftDevice>,
@@ -46,7 +46,9 @@ impl Worker {
         shared: Arc<Shared>,
         options: HarnessOptions,
     ) -> Self {
-        Self { device, cx, jobs, shared, options, nap: SHORTEST_NAP }
+        let mut worker = Self { device, cx, jobs, shared, options, nap: SHORTEST_NAP };
+        worker.cx.remote.interruptible = worker.device.repeats_dma();
+        worker
     }
 
     /// The thread's main function. `_running` is dropped last: whoever waits for it knows that the
@@ -79,9 +81,8 @@ impl Worker {
                 }
                 idle = 0;
             }
-            if self.device.poll(&mut self.cx) == Progress::Busy {
+            if self.poll() == Progress::Busy {
                 idle = 0;
-                self.nap = SHORTEST_NAP;
                 continue;
             }
             idle = idle.saturating_add(1);
@@ -114,21 +115,42 @@ impl Worker {
         while let Ok(job) = self.jobs.try_recv() {
             job(&mut *self.device, &mut self.cx);
         }
+        self.look_at_pin();
         true
     }
 
-    /// Sleeps until something happens. Returns at once if something has happened already.
+    /// One poll, and what follows from it: the interrupt pin.
+    #[inline]
+    fn poll(&mut self) -> Progress {
+        let raised = self.cx.begin();
+        let progress = self.device.poll(&mut self.cx);
+        if progress == Progress::Idle && !raised {
+            return Progress::Idle;
+        }
+        self.nap = SHORTEST_NAP;
+        self.look_at_pin();
+        Progress::Busy
+    }
+
+    #[inline]
+    fn look_at_pin(&mut self) {
+        if self.cx.pin.is_listened_to() && self.device.pin(&mut self.cx) {
+            self.cx.pin.fire();
+        }
+    }
+
+    /// Sleeps until something happens. Returns at once if something has happened already. A device
+    /// whose peer cannot kick looks at its doorbells between naps, and goes on napping.
     fn sleep(&mut self) {
         for vector in &self.cx.vectors {
             vector.fall_asleep();
         }
         // From here on a doorbell kicks; one that was rung before is seen by this poll.
-        let awake = self.shared.pending.load(Ordering::Acquire)
-            || self.device.poll(&mut self.cx) == Progress::Busy;
-        if awake {
-            self.nap = SHORTEST_NAP;
-        } else {
+        while !self.shared.pending.load(Ordering::Acquire) && self.poll() == Progress::Idle {
             self.block();
+            if !self.options.unkicked {
+                break;
+            }
         }
         for vector in &self.cx.vectors {
             vector.wake_up();
@@ -139,7 +161,7 @@ impl Worker {
         let idle = self.device.idle();
         let until = idle.until.map(|at| at.saturating_duration_since(Instant::now()));
         let nap = self.options.unkicked.then_some(self.nap);
-        self.nap = (self.nap * 2).min(LONGEST_NAP);
+        self.nap = (self.nap + self.nap / 4).min(LONGEST_NAP);
         let limit = match (until, nap) {
             (Some(until), Some(nap)) => Some(until.min(nap)),
             (until, nap) => until.or(nap),

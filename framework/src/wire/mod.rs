@@ -34,11 +34,12 @@ pub use message::{
 pub use refusal::{Limit, Refusal};
 pub use socket::{Packet, Received};
 pub use status::{
-    ArenaStatus, QueueStatus, QuotaStatus, ReclaimCause, ReclaimReport, SessionStatus, StatusReport,
+    ArenaStatus, FunctionState, FunctionStatus, QueueStatus, QuotaStatus, ReclaimCause,
+    ReclaimReport, SessionStatus, StatusReport,
 };
 
 /// Version of the protocol. Any change of a message's form is a new version.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The most bytes of one message, header and body.
 pub const MAX_MESSAGE: usize = 64 << 10;

@@ -84,6 +84,17 @@ pub enum Refusal {
         /// How many there are.
         total: u16,
     },
+    /// Every virtual function is some client's.
+    #[error(
+        "all {total} virtual functions of device {device} are taken or out of use; `doorbell status` \
+         says by whom; wait until one is free, or ask for less isolation"
+    )]
+    NoFunctionLeft {
+        /// The device.
+        device: String,
+        /// How many there are.
+        total: u16,
+    },
     /// The descriptor is no usable arena.
     #[error("{0}")]
     BadArena(String),
@@ -134,4 +145,10 @@ pub enum Refusal {
     /// The message breaks the protocol; the broker closes the connection after this.
     #[error("protocol error: {0}")]
     Protocol(String),
+    /// Everything that the session holds was, or is just being, taken back.
+    #[error("this session's grants were taken back from device {device}; connect again")]
+    Revoked {
+        /// The device.
+        device: String,
+    },
 }

@@ -37,6 +37,39 @@ pub struct StatusReport {
     pub quarantined_bytes: u64,
     /// Queue ids that are never used again.
     pub quarantined_queues: Vec<u16>,
+    /// The device's virtual functions that are enabled and can be opened, by index.
+    pub virtual_functions: Vec<FunctionStatus>,
+}
+
+/// One virtual function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionStatus {
+    /// Its index, from 0.
+    pub index: u16,
+    /// What it is used for.
+    pub state: FunctionState,
+}
+
+/// What a virtual function is used for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FunctionState {
+    /// A client can get it.
+    Free,
+    /// It is being made ready, or turned off.
+    Changing,
+    /// A client has it alone.
+    Given {
+        /// The client's session.
+        session: u64,
+        /// What the function is called: its PCI address, where it has one.
+        name: String,
+    },
+    /// It is never used again: it did not let go.
+    Lost {
+        /// What happened.
+        why: String,
+    },
 }
 
 /// One client.
@@ -54,6 +87,8 @@ pub struct SessionStatus {
     pub program: String,
     /// True if it may revoke, and change the device for everyone.
     pub operator: bool,
+    /// The virtual function that it has alone; its queues are there. `None`: they are the device's.
+    pub function: Option<String>,
     /// Its queues.
     pub queues: Vec<QueueStatus>,
     /// Its arenas.
@@ -67,7 +102,7 @@ pub struct SessionStatus {
 /// One queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueStatus {
-    /// Its id on the device.
+    /// Its id on the device, or on the session's virtual function.
     pub id: u16,
     /// Entries of each ring.
     pub entries: u32,

@@ -41,6 +41,7 @@ fn request() -> impl Strategy<Value = Request> {
         prop::collection::vec(any::<u8>(), 0..2000)
             .prop_map(|operation| Request::Admin { operation }),
         Just(Request::Status),
+        Just(Request::Reset),
         prop_oneof![
             any::<i32>().prop_map(RevokeTarget::Pid),
             any::<u64>().prop_map(RevokeTarget::Session),
@@ -103,6 +104,7 @@ fn status() -> impl Strategy<Value = StatusReport> {
                 gid,
                 program,
                 operator: uid > gid,
+                function: (uid > gid).then(|| format!("vf{uid}")),
                 queues: vec![queue; (entries % 5) as usize],
                 arenas: vec![ArenaStatus { id: gid, iova, bytes }],
                 quota: QuotaStatus { queues, bytes: quota, mappings },
@@ -137,6 +139,10 @@ fn status() -> impl Strategy<Value = StatusReport> {
             }],
             quarantined_bytes: bytes,
             quarantined_queues: vec![3],
+            virtual_functions: vec![FunctionStatus {
+                index: 1,
+                state: FunctionState::Given { session: resets, name: "vf1".to_owned() },
+            }],
         },
     )
 }

@@ -7,6 +7,7 @@
 //! | `admin_queue` | admin commands, with a time limit that escalates to an Abort |
 //! | `identify` | what the controller and its namespaces are |
 //! | `queues` | I/O queue pairs: create, delete, undo |
+//! | `functions` | virtual functions: what each gets, online and offline |
 //! | `events` | asynchronous events |
 //! | `logs` | log pages |
 //! | `ops` | what clients may ask for, and who |
@@ -24,7 +25,8 @@ use std::time::Duration;
 use doorbell::bus::{DeviceEvent, QueueToken, Quiesced, Recovered};
 use doorbell::deadline::Deadline;
 use doorbell::driver::{
-    DeviceMatch, Driver, DriverError, Plan, QueueGrant, QueueMemory, QueueRequest, Scope, Who,
+    DeviceMatch, Driver, DriverError, Plan, QueueGrant, QueueMemory, QueueRequest, Scope,
+    VirtualResources, Who,
 };
 use doorbell_queues::Tag;
 
@@ -35,6 +37,7 @@ mod admin_queue;
 mod bringup;
 mod error;
 mod events;
+mod functions;
 mod identify;
 mod logs;
 mod ops;
@@ -150,6 +153,18 @@ impl Driver for NvmeDriver {
         tracing::warn!(device = %self.shared.name(), ?scope, "resetting the controller");
         self.shared.reset(deadline).await?;
         Ok(Recovered::by_reset())
+    }
+
+    async fn prepare_virtual_function(
+        &self,
+        index: u16,
+        of: u16,
+    ) -> Result<VirtualResources, DriverError> {
+        functions::prepare(&self.shared, index, of).await
+    }
+
+    async fn release_virtual_function(&self, index: u16) -> Result<(), DriverError> {
+        functions::release(&self.shared, index).await
     }
 
     async fn shutdown(&self, deadline: Deadline) -> Result<(), DriverError> {

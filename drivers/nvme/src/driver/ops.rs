@@ -118,7 +118,14 @@ async fn format(
     nsid: u32,
     lbaf: u8,
 ) -> Result<NvmeReply, DriverError> {
-    if !shared.queues.is_empty() {
+    if shared.is_virtual() {
+        return Err(DriverError::Refused(
+            "a namespace is formatted through the device itself: connect again, and claim no \
+             isolated queue on that connection"
+                .to_owned(),
+        ));
+    }
+    if !shared.queues.is_empty() || !shared.functions.is_empty() {
         // Their clients would go on with the old block size, and with it the wrong lengths.
         return Err(DriverError::Refused(
             "a namespace is formatted only while no I/O queue exists; end the clients first, or \

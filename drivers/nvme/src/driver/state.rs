@@ -14,6 +14,7 @@ use doorbell_queues::EndReason;
 use super::admin_queue::{AdminQueue, ENTRIES, Rings};
 use super::bringup::{self, Limits};
 use super::error::{AdminError, broken};
+use super::functions::{self, Functions};
 use super::queues::{IoQueues, NewPair};
 use super::regs::Registers;
 use super::{ADMIN_LIMIT, events, identify};
@@ -37,6 +38,8 @@ struct Up {
     admin: Rc<AdminQueue>,
     controller: ControllerInfo,
     shutdown: Duration,
+    /// It has Virtualization Management.
+    virtualization: bool,
     _events: Vec<rt::Task>,
 }
 
@@ -51,6 +54,7 @@ pub(super) struct Shared {
     up: RefCell<Option<Up>>,
     namespaces: RefCell<BTreeMap<u32, NamespaceInfo>>,
     pub(super) queues: IoQueues,
+    pub(super) functions: Functions,
     /// The controller does not complete admin commands: nothing can be done until the next reset.
     stuck: Cell<bool>,
     /// A reset is under way.
@@ -95,6 +99,7 @@ impl Shared {
             up: RefCell::new(None),
             namespaces: RefCell::new(BTreeMap::new()),
             queues: IoQueues::default(),
+            functions: Functions::default(),
             stuck: Cell::new(false),
             resetting: Cell::new(false),
             formatting: Cell::new(false),
@@ -102,7 +107,26 @@ impl Shared {
         });
         bringup::disable(&shared.name, &shared.regs, &shared.limits, None, true).await?;
         shared.bring_up(None).await?;
+        if let Err(error) = shared.keep_only_private().await {
+            if let Err(off) = shared.shut_down(Deadline::after(UNSTICK)).await {
+                tracing::warn!(device = %shared.name, %off, "it cannot be left disabled");
+            }
+            return Err(error);
+        }
         Ok(shared)
+    }
+
+    /// Where virtual functions are enabled, the resources that can be theirs are theirs.
+    async fn keep_only_private(self: &Rc<Self>) -> Result<(), DriverError> {
+        if !self.virtualizes() || self.device.bus().virtual_functions() == 0 {
+            return Ok(());
+        }
+        let admin = self.admin()?;
+        if functions::give_up_flexible(&admin, &self.name).await? {
+            drop(admin);
+            self.reset(Deadline::after(UNSTICK)).await?;
+        }
+        Ok(())
     }
 
     /// The device's name.
@@ -148,7 +172,8 @@ impl Shared {
     /// Resets a controller that is stuck, if nobody's queue is lost by that. With queues it is for
     /// the broker to do: their clients must be told.
     pub(super) async fn unstick(self: &Rc<Self>) -> Result<(), DriverError> {
-        if !self.stuck.get() || self.resetting.get() || !self.queues.is_empty() {
+        let used = !self.queues.is_empty() || !self.functions.is_empty();
+        if !self.stuck.get() || self.resetting.get() || used {
             return Ok(());
         }
         tracing::warn!(device = %self.name, "the admin queue is stuck and no queue exists: resetting");
@@ -187,6 +212,16 @@ impl Shared {
     /// How long a shutdown may take.
     pub(super) fn shutdown_limit(&self) -> Duration {
         self.up.borrow().as_ref().map_or(SHUTDOWN, |up| up.shutdown)
+    }
+
+    /// True if it can have virtual functions.
+    pub(super) fn virtualizes(&self) -> bool {
+        self.up.borrow().as_ref().is_some_and(|up| up.virtualization)
+    }
+
+    /// True if this is a virtual function itself.
+    pub(super) fn is_virtual(&self) -> bool {
+        self.device.is_virtual()
     }
 
     /// Up to `count` namespaces with greater identifiers than `after`, and whether there are more.
@@ -267,7 +302,8 @@ impl Shared {
         );
         let tasks = events::watch(self, admin, &events);
         let shutdown = events.shutdown.unwrap_or(SHUTDOWN);
-        Ok(Up { admin: Rc::clone(admin), controller, shutdown, _events: tasks })
+        let virtualization = events.virtualization;
+        Ok(Up { admin: Rc::clone(admin), controller, shutdown, virtualization, _events: tasks })
     }
 
     /// Agrees on the number of I/O queue pairs (base 2.0, 5.27.1.5): no more than there are
@@ -321,6 +357,7 @@ impl Shared {
             }
         }
         self.queues.clear();
+        self.functions.clear();
         if let Some(old) = &old {
             old.end(EndReason::DeviceReset, true);
         }
@@ -349,6 +386,7 @@ impl Shared {
         match off {
             Ok(()) => {
                 self.queues.clear();
+                self.functions.clear();
                 if let Some(old) = &old {
                     old.end(EndReason::Released, true);
                 }

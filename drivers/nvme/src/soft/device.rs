@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use doorbell::Deadline;
 use doorbell::bus::{Identity, Region, Width};
 use doorbell::soft::{Idle, Progress, SoftCx, SoftDevice};
 
@@ -14,6 +15,10 @@ const FULL_QUEUE: Duration = Duration::from_micros(500);
 
 /// How soon operations are handed to the kernel again that it did not take.
 const UNSUBMITTED: Duration = Duration::from_millis(1);
+
+/// How long file operations under way may take before a device that is to be stopped goes on without
+/// them.
+const FLUSH: Duration = Duration::from_secs(30);
 
 /// The least size of BAR0 in bytes.
 const SMALLEST_BAR: u64 = 16 << 10;
@@ -49,20 +54,25 @@ impl SoftDevice for SoftNvme {
         self.vector_count()
     }
 
-    fn read(&mut self, _cx: &mut SoftCx, region: u8, offset: u64, width: Width) -> u64 {
-        if region == 0 { self.regs.read(offset, width) } else { 0 }
+    fn read(&mut self, cx: &mut SoftCx, region: u8, offset: u64, width: Width) -> u64 {
+        if region != 0 {
+            return 0;
+        }
+        self.steadily(cx, |controller, _| controller.regs.read(offset, width))
     }
 
     fn write(&mut self, cx: &mut SoftCx, region: u8, offset: u64, width: Width, value: u64) {
-        if region == 0 && !self.regs.gone {
-            let request = self.regs.write(offset, width, value);
-            self.request(cx, request);
-        }
+        self.steadily(cx, |controller, cx| {
+            if region == 0 && !controller.regs.gone && !controller.regs.offline {
+                let request = controller.regs.write(offset, width, value);
+                controller.request(cx, request);
+            }
+        });
     }
 
     #[inline]
     fn poll(&mut self, cx: &mut SoftCx) -> Progress {
-        if self.serve(cx) { Progress::Busy } else { Progress::Idle }
+        if self.steadily(cx, Self::serve) { Progress::Busy } else { Progress::Idle }
     }
 
     fn idle(&self) -> Idle<'_> {
@@ -73,7 +83,47 @@ impl SoftDevice for SoftNvme {
         Idle { fds: working.map(|ring| ring.fd()).into_iter().collect(), until }
     }
 
+    fn has_pin(&self) -> bool {
+        true
+    }
+
+    fn pin(&mut self, _cx: &mut SoftCx) -> bool {
+        self.asserts_pin()
+    }
+
+    fn repeats_dma(&self) -> bool {
+        true
+    }
+
+    fn flush(&mut self, cx: &mut SoftCx) -> std::io::Result<()> {
+        let deadline = Deadline::after(FLUSH);
+        while !self.jobs.idle() && !deadline.expired() {
+            if !self.jobs.poll(cx, &mut self.namespaces) {
+                std::thread::sleep(UNSUBMITTED);
+            }
+            self.jobs.submit();
+        }
+        self.namespaces.sync()
+    }
+
     fn reset(&mut self, cx: &mut SoftCx) {
-        self.power_on_reset(cx);
+        self.steadily(cx, |controller, cx| {
+            controller.secondaries_offline(true);
+            controller.power_on_reset(cx);
+        });
+    }
+
+    fn virtual_functions(&self) -> u16 {
+        self.config.vfs
+    }
+
+    fn open_virtual_function(&mut self, index: u16) -> Option<Box<dyn SoftDevice>> {
+        match self.secondary(index) {
+            Ok(controller) => controller.map(|one| Box::new(one) as Box<dyn SoftDevice>),
+            Err(error) => {
+                tracing::error!(index, %error, "a secondary controller cannot be made");
+                None
+            }
+        }
     }
 }

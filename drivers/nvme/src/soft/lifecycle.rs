@@ -39,10 +39,12 @@ impl SoftNvme {
             Request::None => {}
             Request::Enable => self.phase = Phase::Starting,
             Request::Disable => {
+                self.secondaries_offline(false);
                 self.stop(cx);
                 self.phase = Phase::Stopping;
             }
             Request::Shutdown => {
+                self.secondaries_offline(false);
                 let on = self.phase == Phase::On;
                 self.regs.set_shutdown(false);
                 self.phase = Phase::ShuttingDown { flushing: false, on };

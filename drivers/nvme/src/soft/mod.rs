@@ -11,6 +11,7 @@
 //! * `jobs`: commands that take longer than a poll, and all file I/O.
 //! * `namespace`, `backend`: what the data is kept in.
 //! * `features`, `events`, `error_log`, `stats`: what the host may ask about.
+//! * `secondary`: virtual functions, each a controller of its own with the same namespaces.
 //! * `inject`: faults on request.
 //!
 //! A poll looks at the tail doorbell of each queue that exists, fetches a bounded number of commands
@@ -41,6 +42,7 @@ mod prp;
 mod queues;
 mod registers;
 mod rings;
+mod secondary;
 mod serve;
 mod stats;
 #[cfg(test)]
@@ -48,6 +50,7 @@ mod tests;
 mod trouble;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use doorbell::soft::SoftDevice;
 
@@ -65,6 +68,7 @@ use self::options::{Config, Disk};
 use self::prp::Segments;
 use self::queues::Queues;
 use self::registers::Registers;
+use self::secondary::{Link, Secondary, Usable};
 use self::stats::Stats;
 
 pub use self::inject::{InjectKind, Injection};
@@ -116,6 +120,11 @@ pub struct SoftNvme {
     unscrubbed: u32,
     /// The next doorbell to look at then.
     scrub_at: u64,
+    /// Of the secondary controllers, by index.
+    secondaries: Vec<Arc<Secondary>>,
+    /// Present in a secondary controller.
+    link: Option<Link>,
+    usable: Usable,
 }
 
 impl SoftNvme {
@@ -128,6 +137,10 @@ impl SoftNvme {
     fn new(config: Config) -> Result<Self, OptionError> {
         let serial = serial(&config);
         let namespaces = Namespaces::open(&config, &serial)?;
+        Self::with(config, serial, namespaces)
+    }
+
+    fn with(config: Config, serial: String, namespaces: Namespaces) -> Result<Self, OptionError> {
         let ring = namespaces.any_cache().then(|| Ring::new(jobs::SLOTS, jobs::CHUNK)).transpose();
         let ring =
             ring.map_err(|source| OptionError::Ring { path: first_image(&config), source })?;
@@ -150,6 +163,9 @@ impl SoftNvme {
             warned: 0,
             unscrubbed: 0,
             scrub_at: 0,
+            secondaries: (0..config.vfs).map(|index| Arc::new(Secondary::new(index))).collect(),
+            link: None,
+            usable: Usable { queues: config.queues, vectors: config.queues + 1 },
             namespaces,
             serial,
             config,
@@ -165,7 +181,7 @@ impl SoftNvme {
 
     fn default_features(&self) -> Features {
         let (count, cache) = (self.namespaces.count(), self.namespaces.any_cache());
-        Features::new(self.config.queues, count, cache)
+        Features::new(self.usable.queues, count, cache)
     }
 
     /// NVM subsystem qualified name, in the UUID form (base 4.5).
@@ -214,6 +230,8 @@ fn first_image(config: &Config) -> PathBuf {
 /// | `null=SIZE` | a namespace that holds nothing: no data is moved; repeatable |
 /// | `lba=N` | block size, 512 or 4096 |
 /// | `queues=N` | I/O queue pairs; 32 |
+/// | `vfs=N` | virtual functions, one for each client that asks for isolation; 0 |
+/// | `vfqueues=N` | I/O queue pairs of each of them; 4 |
 /// | `depth=N` | most entries of an I/O queue; 1024 |
 /// | `dstrd=N` | doorbell stride, CAP.DSTRD; 4 |
 /// | `mdts=N` | most bytes of a transfer, `4096 << N`; 5 |

@@ -1,5 +1,8 @@
 //! Namespaces: size, format, what lies behind them, and what is under way on them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
 use super::backend::{Backend, FileBackend, RamBackend};
 use super::command::{Failure, byte};
 use super::options::{Config, Disk, OptionError};
@@ -15,8 +18,8 @@ pub(crate) const FORMATS: [u8; 2] = [9, 12];
 #[derive(Debug)]
 pub(crate) struct Namespace {
     pub(crate) bytes: u64,
-    /// Index in [`FORMATS`].
-    pub(crate) format: u8,
+    /// Index in [`FORMATS`]; shared with the other controllers of the subsystem.
+    format: Arc<AtomicU8>,
     pub(crate) backend: Backend,
     pub(crate) readonly: bool,
     /// Jobs under way that use it.
@@ -41,7 +44,25 @@ impl Namespace {
     #[inline]
     pub(crate) fn shift(&self) -> u32 {
         // `format` indexes FORMATS; 9 if that were ever untrue.
-        u32::from(FORMATS.get(usize::from(self.format)).copied().unwrap_or(FORMATS[0]))
+        u32::from(FORMATS.get(usize::from(self.format())).copied().unwrap_or(FORMATS[0]))
+    }
+
+    /// Index of the format in use.
+    #[inline]
+    pub(crate) fn format(&self) -> u8 {
+        // Relaxed: it changes only while no other controller is online, and that is locked.
+        self.format.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_format(&self, format: u8) {
+        self.format.store(format, Ordering::Relaxed);
+    }
+
+    /// The same namespace for another controller.
+    pub(crate) fn share(&self) -> Self {
+        let (format, backend) = (Arc::clone(&self.format), self.backend.share());
+        let (bytes, readonly, guid) = (self.bytes, self.readonly, self.guid);
+        Self { bytes, format, backend, readonly, jobs: 0, formatting: None, guid }
     }
 
     /// Size in logical blocks.
@@ -92,6 +113,11 @@ impl Namespaces {
         Ok(Self { list })
     }
 
+    /// These, by identifier from 1.
+    pub(crate) fn of(list: Vec<Namespace>) -> Self {
+        Self { list }
+    }
+
     /// The highest identifier (Identify Controller: NN).
     pub(crate) fn count(&self) -> u32 {
         self.list.len() as u32
@@ -99,6 +125,14 @@ impl Namespaces {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Namespace)> {
         (1u32..).zip(&self.list)
+    }
+
+    /// Puts every file on its medium.
+    pub(crate) fn sync(&self) -> std::io::Result<()> {
+        self.list.iter().try_for_each(|ns| match &ns.backend {
+            Backend::File(file) => file.file.sync_all(),
+            Backend::Ram(_) | Backend::Null => Ok(()),
+        })
     }
 
     /// A namespace by its identifier.
@@ -164,7 +198,7 @@ impl Namespace {
             None => Backend::Ram(RamBackend::new(bytes)?),
         };
         let guid = guid(serial, index as u32 + 1);
-        let format = u8::from(config.lba == 4096);
+        let format = Arc::new(AtomicU8::new(u8::from(config.lba == 4096)));
         let readonly = config.readonly;
         Ok(Self { bytes, format, backend, readonly, jobs: 0, formatting: None, guid })
     }

@@ -25,6 +25,10 @@ pub(crate) struct Config {
     pub(crate) lba: u32,
     /// I/O queue pairs, 1 to 1023.
     pub(crate) queues: u16,
+    /// Virtual functions, 0 to 64.
+    pub(crate) vfs: u16,
+    /// I/O queue pairs that each can have, 1 to 1023.
+    pub(crate) vf_queues: u16,
     /// Most entries of an I/O queue, 2 to 65536 (CAP.MQES is one less).
     pub(crate) depth: u32,
     /// Doorbell stride, 0 to 10 (CAP.DSTRD): doorbells lie `4 << dstrd` bytes apart.
@@ -47,7 +51,7 @@ pub enum OptionError {
     /// No such option.
     #[error(
         "option {0}: the software controller has no such option; there are image, ram, null, lba, \
-         queues, depth, dstrd, mdts, numa, serial, readonly, fault"
+         queues, vfs, vfqueues, depth, dstrd, mdts, numa, serial, readonly, fault"
     )]
     Unknown(String),
     /// A value that is not what the option takes.
@@ -107,6 +111,8 @@ impl Default for Config {
             disks: Vec::new(),
             lba: 512,
             queues: 32,
+            vfs: 0,
+            vf_queues: 4,
             depth: 1024,
             dstrd: 4,
             mdts: 5,
@@ -163,6 +169,21 @@ impl Builder {
     #[must_use]
     pub fn queues(mut self, count: u16) -> Self {
         self.config.queues = count;
+        self
+    }
+
+    /// Virtual functions, 0 to 64. Default 0. Each is a secondary controller (base 8.26) of its own,
+    /// with the same namespaces.
+    #[must_use]
+    pub fn vfs(mut self, count: u16) -> Self {
+        self.config.vfs = count;
+        self
+    }
+
+    /// I/O queue pairs that each virtual function can have, 1 to 1023. Default 4.
+    #[must_use]
+    pub fn vf_queues(mut self, count: u16) -> Self {
+        self.config.vf_queues = count;
         self
     }
 
@@ -228,6 +249,8 @@ impl Builder {
             "null" => self.null(bytes("null")?),
             "lba" => self.lba(number("lba", value)?),
             "queues" => self.queues(number("queues", value)?),
+            "vfs" => self.vfs(number("vfs", value)?),
+            "vfqueues" => self.vf_queues(number("vfqueues", value)?),
             "depth" => self.depth(number("depth", value)?),
             "dstrd" => self.dstrd(number("dstrd", value)?),
             "mdts" => self.mdts(number("mdts", value)?),
@@ -295,6 +318,9 @@ fn check(config: &Config) -> Result<(), OptionError> {
     let disks = config.disks.len();
     range(matches!(config.lba, 512 | 4096), "lba", config.lba.to_string(), "512 or 4096")?;
     range((1..=1023).contains(&config.queues), "queues", config.queues.to_string(), "1 to 1023")?;
+    range(config.vfs <= 64, "vfs", config.vfs.to_string(), "0 to 64")?;
+    let vf_queues = config.vf_queues;
+    range((1..=1023).contains(&vf_queues), "vfqueues", vf_queues.to_string(), "1 to 1023")?;
     range((2..=65536).contains(&config.depth), "depth", config.depth.to_string(), "2 to 65536")?;
     range(config.dstrd <= 10, "dstrd", config.dstrd.to_string(), "0 to 10")?;
     range((1..=8).contains(&config.mdts), "mdts", config.mdts.to_string(), "1 to 8")?;
@@ -339,6 +365,8 @@ mod tests {
             ("lba=513", "lba=513: 512 or 4096"),
             ("queues=0", "queues=0: 1 to 1023"),
             ("queues=70000", "queues=70000: write a number in its range"),
+            ("vfs=65", "vfs=65: 0 to 64"),
+            ("vfqueues=0", "vfqueues=0: 1 to 1023"),
             ("depth=1", "depth=1: 2 to 65536"),
             ("dstrd=11", "dstrd=11: 0 to 10"),
             ("mdts=0", "mdts=0: 1 to 8"),

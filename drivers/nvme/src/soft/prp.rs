@@ -138,9 +138,7 @@ impl Segments {
     /// Checks that all of it can be accessed, so that a transfer in several steps either moves
     /// everything or nothing.
     pub(crate) fn check(&self, cx: &mut SoftCx, access: Access) -> Result<(), Fault> {
-        self.list
-            .iter()
-            .try_for_each(|part| cx.pieces(part.iova, part.len as usize, access, |_| {}))
+        self.list.iter().try_for_each(|part| cx.check(part.iova, part.len as usize, access))
     }
 
     /// Copies from the controller's memory to the host.

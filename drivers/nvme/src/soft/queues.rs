@@ -212,6 +212,15 @@ impl Queues {
         self.starved = false;
     }
 
+    /// Every completion queue that exists, with its identifier.
+    pub(crate) fn each_cq(&mut self, mut each: impl FnMut(u16, &mut Cq)) {
+        for (cq, id) in self.cqs.iter_mut().zip(0..) {
+            if let Some(cq) = cq {
+                each(id, cq);
+            }
+        }
+    }
+
     /// Interrupts for every completion queue that needs one.
     pub(crate) fn signal_all(&mut self, cx: &mut SoftCx) {
         self.cqs.iter_mut().flatten().for_each(|cq| cq.signal(cx));

@@ -58,6 +58,9 @@ pub(crate) struct Registers {
     acq: u64,
     /// Every read is all ones: the device looks gone (fault injection).
     pub(crate) gone: bool,
+    /// A secondary controller that is offline: CSTS.CFS is set, and nothing else means anything
+    /// (base 8.26.3).
+    pub(crate) offline: bool,
 }
 
 impl Registers {
@@ -81,6 +84,7 @@ impl Registers {
             asq: 0,
             acq: 0,
             gone: false,
+            offline: false,
         }
     }
 
@@ -94,6 +98,11 @@ impl Registers {
     pub(crate) fn disabled(&mut self) {
         self.csts = Csts(0);
         self.intm = 0;
+    }
+
+    /// INTMS: a bit for each of the first 32 vectors that is masked. For pin interrupts.
+    pub(crate) fn interrupt_masks(&self) -> u32 {
+        self.intm
     }
 
     /// Memory page size in bytes (CC.MPS).
@@ -156,6 +165,8 @@ impl Registers {
 
     fn dword(&self, at: u64) -> u32 {
         match at {
+            offset::CSTS if self.offline => Csts(0).with_cfs(true).0,
+            _ if self.offline => 0,
             offset::CAP => self.cap.0 as u32,
             0x04 => (self.cap.0 >> 32) as u32,
             offset::VS => Version::V2_0.0,

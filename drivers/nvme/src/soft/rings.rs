@@ -7,7 +7,7 @@
 
 use std::sync::atomic::Ordering;
 
-use doorbell::dma::{Access, Fault};
+use doorbell::dma::Fault;
 use doorbell::queues::mem::{Word, Word32};
 use doorbell::soft::SoftCx;
 
@@ -99,9 +99,7 @@ impl Sq {
     pub(crate) fn take(&mut self, cx: &mut SoftCx, sqe: &mut Sqe) -> Result<(), Fault> {
         let at = self.base + u64::from(self.head) * size_of::<Sqe>() as u64;
         // In place, and in one piece: neither the queue nor a mapping begins inside of an entry.
-        cx.pieces(at, size_of::<Sqe>(), Access::Read, |piece| {
-            let _ = piece.memory.copy_out(piece.offset, bytemuck::bytes_of_mut(sqe));
-        })?;
+        cx.read_bytes(at, bytemuck::bytes_of_mut(sqe))?;
         self.head = next(self.head, self.size);
         self.inflight += 1;
         Ok(())
@@ -184,6 +182,17 @@ impl Cq {
         self.free += distance(self.head, raw, self.size);
         self.head = raw;
         Ok(())
+    }
+
+    /// True if the queue interrupts, its vector is not masked, and an entry was not consumed.
+    pub(crate) fn wants_interrupt(&mut self, masks: u32) -> Result<bool, BadHead> {
+        let Some(vector) = self.vector else { return Ok(false) };
+        // Vectors from 32 on have no mask.
+        if masks.checked_shr(vector.into()).is_some_and(|bits| bits & 1 != 0) {
+            return Ok(false);
+        }
+        self.look()?;
+        Ok(self.head != self.tail)
     }
 
     /// True if an entry can be taken without looking at the doorbell.

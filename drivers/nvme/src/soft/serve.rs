@@ -101,6 +101,8 @@ impl SoftNvme {
         while fetched < burst {
             let again = match self.queues.fetch(cx, sqid, &mut sqe) {
                 Fetch::Command(again) => again,
+                // The host wants an answer first: it is fetched in a later poll.
+                _ if cx.interrupted() => break,
                 other => {
                     self.not_fetched(sqid, &other);
                     break;
@@ -125,6 +127,10 @@ impl SoftNvme {
                     break;
                 }
                 Ok(Outcome::Done(dword)) => self.complete(cx, Origin::of(sqid, &sqe), Ok(dword)),
+                Err(_) if cx.interrupted() => {
+                    self.queues.stall(sqid, &sqe);
+                    break;
+                }
                 Err(failure) => self.complete(cx, Origin::of(sqid, &sqe), Err(failure)),
             }
             fetched += 1;

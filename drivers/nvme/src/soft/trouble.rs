@@ -114,6 +114,23 @@ impl SoftNvme {
         }
     }
 
+    /// The level of the interrupt pin (PCIe transport 3.5.1.1, base 3.1.3.3): asserted while a
+    /// completion queue whose vector is not masked (INTMS) holds an entry that the host has not
+    /// consumed.
+    #[cold]
+    pub(crate) fn asserts_pin(&mut self) -> bool {
+        let (mut asserted, mut bad) = (false, Vec::new());
+        let masks = self.regs.interrupt_masks();
+        self.queues.each_cq(|id, cq| match cq.wants_interrupt(masks) {
+            Ok(wants) => asserted |= wants,
+            Err(BadHead(value)) => bad.push((id, value)),
+        });
+        for (id, value) in bad {
+            self.bad_doorbell(2 * u64::from(id) + 1, value);
+        }
+        asserted
+    }
+
     /// Logs a failure; its status, with the bit that points to the log.
     #[cold]
     pub(crate) fn record(&mut self, origin: Origin, failure: &Failure) -> Status {

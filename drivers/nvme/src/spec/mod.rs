@@ -27,6 +27,7 @@ pub mod regs;
 pub mod status;
 pub mod status_name;
 mod text;
+pub mod virtualization;
 
 pub use command::{DsmRange, Prp};
 pub use entry::{Cqe, Sqe};

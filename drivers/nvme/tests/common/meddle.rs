@@ -12,6 +12,35 @@ pub(crate) trait Meddle: Send + 'static {
     fn write(&mut self, offset: u64, value: u64) {
         let _ = (offset, value);
     }
+
+    /// What is in between a virtual function.
+    fn function(&self, index: u16) -> Box<dyn Meddle> {
+        let _ = index;
+        Box::new(Nothing)
+    }
+}
+
+/// Nothing in between.
+struct Nothing;
+
+impl Meddle for Nothing {
+    fn poll(&mut self) -> bool {
+        true
+    }
+}
+
+impl Meddle for Box<dyn Meddle> {
+    fn poll(&mut self) -> bool {
+        (**self).poll()
+    }
+
+    fn write(&mut self, offset: u64, value: u64) {
+        (**self).write(offset, value);
+    }
+
+    fn function(&self, index: u16) -> Box<dyn Meddle> {
+        (**self).function(index)
+    }
 }
 
 pub(crate) struct Meddled<M> {
@@ -58,6 +87,15 @@ impl<M: Meddle> SoftDevice for Meddled<M> {
 
     fn idle(&self) -> Idle<'_> {
         self.device.idle()
+    }
+
+    fn virtual_functions(&self) -> u16 {
+        self.device.virtual_functions()
+    }
+
+    fn open_virtual_function(&mut self, index: u16) -> Option<Box<dyn SoftDevice>> {
+        let device = self.device.open_virtual_function(index)?;
+        Some(Box::new(Meddled { device, meddle: self.meddle.function(index) }))
     }
 
     fn reset(&mut self, cx: &mut SoftCx) {

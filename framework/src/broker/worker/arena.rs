@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
-use super::Worker;
 use super::records::{Arena, Session};
+use super::unit::Unit;
 use crate::bus::PartitionQuiesced;
 use crate::dma::{Access, DmaError, DmaSpace, IovaAllocator, Memfd};
 use crate::spec::DeviceSpec;
@@ -16,6 +16,9 @@ const ALIGN: u64 = 2 << 20;
 /// The most IOVA space of one partition: leaves room for 64 clients below 2^38.
 const MOST: u64 = 4 << 30;
 
+/// No client gets more than this part of the IOVA space that is left.
+const CLIENTS: u64 = 16;
+
 fn dma(error: &DmaError) -> Refusal {
     match error {
         DmaError::BadArena { .. } => Refusal::BadArena(error.to_string()),
@@ -23,7 +26,7 @@ fn dma(error: &DmaError) -> Refusal {
     }
 }
 
-impl Worker {
+impl Unit {
     pub(super) fn donate(
         &self,
         session: u64,
@@ -36,7 +39,7 @@ impl Worker {
         // First of all, and it never blocks: only memfds have seals. Looking at another kind of file,
         // and even closing it, may block for as long as its maker likes.
         if rustix::fs::fcntl_get_seals(&fd).is_err() {
-            self.closer.close(vec![fd]);
+            self.common.closer.close(vec![fd]);
             let why = "it has no seals: it is a pipe, a socket, a device or a file";
             return Err(dma(&DmaError::BadArena { why: why.to_owned() }));
         }
@@ -46,15 +49,15 @@ impl Worker {
             return Err(dma(&DmaError::BadArena { why }));
         }
         let records = &mut *self.records.borrow_mut();
-        records.granting(session, &self.info.name)?;
-        records.check_quota(session, Limit::Mappings, 1)?;
-        records.check_quota(session, Limit::Bytes, len)?;
+        records.granting(session, &self.name)?;
+        self.check_quota(records, session, Limit::Mappings, 1)?;
+        self.check_quota(records, session, Limit::Bytes, len)?;
         let Some(holder) = records.sessions.get_mut(&session) else {
             return Err(Refusal::Protocol("no such session".to_owned()));
         };
         if memfd.is_huge()
             && !holder.rights.operator
-            && matches!(self.spec, DeviceSpec::Soft { .. })
+            && matches!(self.common.spec, DeviceSpec::Soft { .. })
         {
             // See `dma::memfd`: a punched huge page would be a SIGBUS in the device's thread.
             let why = "a software device takes huge pages from operators only; use base pages";
@@ -113,7 +116,9 @@ impl Session {
             Some(partition) => partition,
             none => {
                 let room = u64::from(self.rights.mappings).saturating_mul(ALIGN);
-                let most = self.rights.bytes.saturating_add(room).min(MOST.max(len));
+                // A device that reaches little memory leaves room for others as well.
+                let fair = (iova.available() / CLIENTS).clamp(len, MOST.max(len));
+                let most = self.rights.bytes.saturating_add(room).min(fair);
                 none.insert(iova.partition(most)?)
             }
         };

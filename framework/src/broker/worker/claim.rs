@@ -2,10 +2,11 @@
 
 use std::os::fd::OwnedFd;
 
-use super::Worker;
-use super::records::{Live, Queue, QueueState};
+use super::pages::PageRange;
+use super::records::{Held, Live, Queue, QueueState};
+use super::unit::Unit;
 use crate::bus::proof::PartitionId;
-use crate::bus::{BusError, QueueToken, Slice};
+use crate::bus::{BusError, QueueToken};
 use crate::dma::Partition;
 use crate::driver::{QueueGrant, QueueMemory, QueueRequest};
 use crate::tier::Tier;
@@ -34,10 +35,9 @@ struct Reserved {
 struct Offer {
     grant: Grant,
     fds: Vec<OwnedFd>,
-    slice: Slice,
 }
 
-impl Worker {
+impl Unit {
     pub(super) async fn claim(
         &self,
         session: u64,
@@ -50,14 +50,14 @@ impl Worker {
         if let Some(holder) = self.records.borrow_mut().sessions.get_mut(&session) {
             holder.creating = holder.creating.saturating_sub(1);
         }
-        self.changed.notify_waiters();
+        self.common.changed.notify_waiters();
         result
     }
 
     /// Checks everything that needs no device, and takes an id.
     fn reserve(&self, session: u64, wanted: Wanted) -> Result<Reserved, Refusal> {
         let records = &mut *self.records.borrow_mut();
-        let holder = records.granting(session, &self.info.name)?;
+        let holder = records.granting(session, &self.name)?;
         let rights = holder.rights;
         if wanted.at_least > rights.max_tier {
             let why = format!("the policy allows this user at most {}", rights.max_tier);
@@ -65,7 +65,7 @@ impl Worker {
         }
         let max = self.plan.max_entries;
         if wanted.entries < 2 || wanted.entries > max {
-            let device = self.info.name.clone();
+            let device = self.name.to_string();
             return Err(Refusal::Entries { entries: wanted.entries, max, device });
         }
         let locate = |place: Place, entry: u32| {
@@ -78,9 +78,9 @@ impl Worker {
         let Some(partition) = holder.partition.as_ref().map(Partition::id) else {
             return Err(Refusal::Protocol("a queue without an arena".to_owned()));
         };
-        records.check_quota(session, Limit::Queues, 1)?;
+        self.check_quota(records, session, Limit::Queues, 1)?;
         let Some(queue) = records.free_queues.pop_first() else {
-            let device = self.info.name.clone();
+            let device = self.name.to_string();
             return Err(Refusal::NoQueueLeft { device, total: self.plan.queues });
         };
         let resets = records.resets;
@@ -103,16 +103,20 @@ impl Worker {
         reserved: &Reserved,
     ) -> Result<(Reply, Vec<OwnedFd>), Refusal> {
         let made = self.make(session, wanted, reserved).await?;
-        let offer = match self.offer(wanted, reserved, &made) {
+        let held = self.export(session, reserved, &made);
+        let (offer, held) = match held {
+            Ok(held) => (self.offer(wanted, reserved, &made, &held), Some(held)),
+            Err(refusal) => (Err(refusal), None),
+        };
+        // Whatever was taken is in the records before anything can fail, and goes back from there.
+        self.install(session, reserved, held.map(|held| (held, made.vector)));
+        let Offer { grant, fds } = match offer {
             Ok(offer) => offer,
             Err(refusal) => {
-                self.install(session, reserved, None);
                 self.unmake(session, reserved.queue).await;
                 return Err(refusal);
             }
         };
-        let (grant, fds) = (offer.grant.clone(), offer.fds);
-        self.install(session, reserved, Some((offer.slice, made.vector)));
         if self.records.borrow().resets > reserved.resets {
             self.unmake(session, reserved.queue).await;
             return Err(Refusal::Driver("the device was reset meanwhile; claim again".to_owned()));
@@ -132,7 +136,7 @@ impl Worker {
         let queue = reserved.queue;
         let request = QueueRequest { entries: wanted.entries, at_least: reserved.at_least };
         let making = self.driver.create_queue(queue, &request, reserved.memory);
-        let limit = self.timeouts.create;
+        let limit = self.common.timeouts.create;
         match tokio::time::timeout(limit, making).await {
             Ok(Ok(made)) => Ok(made),
             Ok(Err(error)) => {
@@ -152,42 +156,99 @@ impl Worker {
         }
     }
 
+    /// The slice with the doorbells, of the tier that it really has.
+    fn export(
+        &self,
+        session: u64,
+        reserved: &Reserved,
+        made: &QueueGrant,
+    ) -> Result<Held, Refusal> {
+        // A function is its client's alone: whatever part of it the client gets, it reaches nobody else.
+        let isolated = self.function.is_some();
+        let asked = if isolated { Tier::Cooperative } else { reserved.at_least };
+        let refuse = |why| Refusal::Tier { asked, why };
+        let (tail, head) = (made.submission_doorbell, made.completion_doorbell);
+        let first = tail.min(head);
+        let len = tail.max(head) - first + 4;
+        let Some(pages) = PageRange::around(made.region, first, len) else {
+            return Err(Refusal::Driver(format!(
+                "device {}: the driver names doorbells at {tail:#x} and {head:#x}",
+                self.name
+            )));
+        };
+        let records = &mut *self.records.borrow_mut();
+        let holder = records.granting(session, &self.name)?;
+        if self.function.is_none() && self.bus.exports_device_fd() && !holder.rights.device_fd {
+            return Err(refuse(
+                "this kernel exports no slices of a BAR, so a doorbell can only be handed out with the \
+                 descriptor of the whole device, and the policy does not allow that to this user; the \
+                 operator can add `device_fd = true` to its rule"
+                    .to_owned(),
+            ));
+        }
+        // A page of the client's own for whoever asks for one. Others share, so that the next client
+        // finds a doorbell.
+        let alone = asked == Tier::Paged;
+        let driver = self.device.own_pages();
+        let taken = records.pages.take(session, &pages, alone, &driver);
+        taken.map_err(|conflict| refuse(conflict.to_string()))?;
+        let export = |tier| self.bus.export(made.region, first, len, tier);
+        let exported = match isolated {
+            // All the same no more than there is need for.
+            true => export(Tier::Paged).or_else(|_| export(Tier::Cooperative)),
+            false => export(asked),
+        };
+        match exported {
+            Ok(mut slice) => {
+                if isolated {
+                    slice.tier = Tier::Isolated;
+                } else if !alone && slice.tier == Tier::Paged {
+                    slice.tier = Tier::Cooperative;
+                }
+                Ok(Held { slice, pages, alone })
+            }
+            Err(error) => {
+                records.pages.give_back(session, &pages, alone);
+                Err(match error {
+                    BusError::Tier { best, .. } => {
+                        refuse(format!("this device gives at best {best}"))
+                    }
+                    BusError::NoSlice { why, .. } => refuse(why),
+                    other => Refusal::Driver(other.to_string()),
+                })
+            }
+        }
+    }
+
     /// What the client gets.
     fn offer(
         &self,
         wanted: Wanted,
         reserved: &Reserved,
         made: &QueueGrant,
+        held: &Held,
     ) -> Result<Offer, Refusal> {
-        let bus = |error: BusError| match error {
-            BusError::Tier { wanted, best, .. } => {
-                Refusal::Tier { asked: wanted, why: format!("this device gives at best {best}") }
-            }
-            other => Refusal::Driver(other.to_string()),
-        };
-        let (tail, head) = (made.submission_doorbell, made.completion_doorbell);
-        let first = tail.min(head);
-        let len = tail.max(head) - first + 4;
-        let slice = self.bus.export(made.region, first, len, reserved.at_least).map_err(bus)?;
-        let signals = self.bus.signals(made.vector).map_err(bus)?;
+        let Held { slice, pages, .. } = held;
         let device = &self.name;
+        let region = slice.region_offset..slice.region_offset.saturating_add(slice.len);
+        if region != pages.bytes {
+            return Err(Refusal::Driver(format!(
+                "device {device}: the bus gave {region:#x?} of BAR{} for the doorbells' pages {:#x?}",
+                slice.region, pages.bytes
+            )));
+        }
+        let signals = self.bus.signals(made.vector).map_err(|e| Refusal::Driver(e.to_string()))?;
         let sent = slice.fd.try_clone().map_err(|error| {
             Refusal::Driver(format!("device {device}: duplicating a slice's descriptor: {error}"))
         })?;
-        let inside = |doorbell: u64| match doorbell.checked_sub(slice.region_offset) {
-            Some(offset) if offset + 4 <= slice.len => Ok(offset),
-            _ => Err(Refusal::Driver(format!(
-                "device {device}: the bus gave a slice without the doorbell at {doorbell:#x}"
-            ))),
-        };
         let mut grant = Grant {
             queue: reserved.queue,
             tier: slice.tier,
             entries: wanted.entries,
             slice_offset: slice.offset,
             slice_len: slice.len,
-            submission_doorbell: inside(tail)?,
-            completion_doorbell: inside(head)?,
+            submission_doorbell: made.submission_doorbell - region.start,
+            completion_doorbell: made.completion_doorbell - region.start,
             signals: None,
         };
         let mut fds = vec![sent, signals.interrupt];
@@ -196,11 +257,11 @@ impl Worker {
             grant.signals = Some(SignalLayout { len, asleep, armed });
             fds.extend([words.memory, words.kick]);
         }
-        Ok(Offer { grant, fds, slice })
+        Ok(Offer { grant, fds })
     }
 
     /// The queue exists: from here on it is torn down by the proof chain.
-    fn install(&self, session: u64, reserved: &Reserved, offered: Option<(Slice, u16)>) {
+    fn install(&self, session: u64, reserved: &Reserved, offered: Option<(Held, u16)>) {
         let (slice, vector) = offered.unzip();
         let token = QueueToken::mint(reserved.queue, reserved.partition);
         let records = &mut *self.records.borrow_mut();
@@ -209,7 +270,7 @@ impl Worker {
         }
         if let Some(queue) = records.queue_mut(session, reserved.queue) {
             queue.vector = vector;
-            queue.tier = slice.as_ref().map_or(queue.tier, |slice| slice.tier);
+            queue.tier = slice.as_ref().map_or(queue.tier, |held| held.slice.tier);
             queue.state = QueueState::Live(Live { token, slice, made_at: reserved.resets });
         }
     }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::Worker;
-use super::records::{Live, QueueState};
-use crate::bus::{QueueToken, Quiesced, Recovered, Slice};
+use super::records::{Held, Live, QueueState};
+use super::unit::Unit;
+use crate::bus::{QueueToken, Quiesced, Recovered};
 use crate::deadline::Deadline;
 use crate::driver::Scope;
 use crate::wire::{EndCause, Event, Refusal, Reply, Timeout};
@@ -12,7 +12,11 @@ use crate::wire::{EndCause, Event, Refusal, Reply, Timeout};
 /// What a driver gets beyond its deadline before the broker goes on without it.
 const GRACE: Duration = Duration::from_millis(500);
 
-impl Worker {
+/// Why a virtual function serves nobody any more.
+const PRIMARY_RESET: &str =
+    "the device was reset, and its virtual functions with it; connect again to get another";
+
+impl Unit {
     /// Takes a queue from the device. Returns once the device is done with it, whoever ended it.
     ///
     /// Chain: the driver's proof that the queue is quiesced (or the device's reset), then the bus's
@@ -48,7 +52,7 @@ impl Worker {
 
     /// Waits for the end of a queue that someone else is ending.
     async fn until_ended(&self, session: u64, queue: u16) -> Result<(), Refusal> {
-        let state = |records: &super::Records| {
+        let state = |records: &super::records::Records| {
             let session = records.sessions.get(&session)?;
             session.queues.get(&queue).map(|queue| match queue.state {
                 QueueState::Ended(..) => Some(true),
@@ -56,7 +60,7 @@ impl Worker {
                 _ => None,
             })
         };
-        let limit = self.timeouts.quiesce + self.timeouts.recover + GRACE * 4;
+        let limit = self.common.timeouts.quiesce + self.common.timeouts.recover + GRACE * 4;
         let over = self.until(limit, |records| !matches!(state(records), Some(None))).await;
         let stuck = || {
             let device = &self.name;
@@ -74,7 +78,7 @@ impl Worker {
     /// The first proof. `None` if the device cannot be made to let go.
     async fn quiesce(&self, token: QueueToken, made_at: u64) -> Option<Quiesced> {
         let (queue, partition) = (token.queue(), token.partition());
-        let limit = self.timeouts.quiesce;
+        let limit = self.common.timeouts.quiesce;
         let asked = self.driver.quiesce_queue(token, Deadline::after(limit));
         let token = match tokio::time::timeout(limit + GRACE, asked).await {
             Ok(Ok(quiesced)) => return Some(quiesced),
@@ -101,23 +105,37 @@ impl Worker {
         Some(quiesced)
     }
 
+    /// Resets the function at an operator's wish: every queue ends.
+    pub(super) async fn reset_now(&self) -> Result<Reply, Refusal> {
+        let mut last = self.reset.lock().await;
+        let Some(recovered) = self.recover(Scope::Device).await else {
+            let why = self.records.borrow().out_of_service.clone().unwrap_or_default();
+            return Err(Refusal::OutOfService { device: self.name.to_string(), why });
+        };
+        self.all_were_reset(&recovered, EndCause::DeviceReset);
+        *last = Some(recovered);
+        Ok(Reply::Done)
+    }
+
     /// Resets the device. If that fails it is out of service for good.
     pub(super) async fn recover(&self, scope: Scope) -> Option<Recovered> {
         if self.records.borrow().out_of_service.is_some() {
             return None;
         }
-        let limit = self.timeouts.recover;
+        let limit = self.common.timeouts.recover;
         tracing::warn!(device = %self.name, ?scope, "resetting the device");
         let asked = self.driver.recover(scope, Deadline::after(limit));
         let why = match tokio::time::timeout(limit + GRACE, asked).await {
             Ok(Ok(recovered)) => {
                 self.records.borrow_mut().resets += 1;
+                self.end_functions(PRIMARY_RESET);
                 return Some(recovered);
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("its driver did not recover it in {:.3} s", limit.as_secs_f64()),
         };
         self.out_of_service(&why);
+        self.end_functions(PRIMARY_RESET);
         None
     }
 
@@ -159,15 +177,18 @@ impl Worker {
     fn revoke_doorbell(
         &self,
         session: u64,
-        slice: Option<Slice>,
+        slice: Option<Held>,
         quiesced: Quiesced,
         cause: EndCause,
     ) {
         let queue = quiesced.queue();
         let revoked = match slice {
             None => quiesced.revoked(),
-            Some(slice) => match self.bus.revoke(slice, quiesced) {
-                Ok(revoked) => revoked,
+            Some(Held { slice, pages, alone }) => match self.bus.revoke(slice, quiesced) {
+                Ok(revoked) => {
+                    self.records.borrow_mut().pages.give_back(session, &pages, alone);
+                    revoked
+                }
                 Err(error) => {
                     tracing::error!(device = %self.name, queue, %error, "a doorbell cannot be revoked");
                     return self.stick(session, queue);
@@ -191,7 +212,7 @@ impl Worker {
         {
             out.event(Event::QueueEnded { queue, cause, quiesced: true });
         }
-        self.changed.notify_waiters();
+        self.common.changed.notify_waiters();
     }
 
     /// The queue is lost: nothing of it is used again.
@@ -204,7 +225,7 @@ impl Worker {
             let cause = EndCause::DeviceGone;
             out.event(Event::QueueEnded { queue, cause, quiesced: false });
         }
-        self.changed.notify_waiters();
+        self.common.changed.notify_waiters();
     }
 
     /// Ends a queue at its client's wish, or takes the client's word that it has seen the end. The
@@ -238,7 +259,7 @@ impl Worker {
         tracing::warn!(device = %self.name, session, queue, ?tag, last, "a command timed out");
         if !last {
             let Some(tag) = tag else { return Ok(Reply::TimeoutHandled(Timeout::AbortRequested)) };
-            let limit = self.timeouts.abort;
+            let limit = self.common.timeouts.abort;
             let asked = self.driver.abort(queue, tag, Deadline::after(limit));
             match tokio::time::timeout(limit + GRACE, asked).await {
                 Ok(Ok(())) => return Ok(Reply::TimeoutHandled(Timeout::AbortRequested)),

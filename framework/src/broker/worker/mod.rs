@@ -3,25 +3,35 @@
 //! Requests come by a channel and each runs as a task of its own on this thread's local executor,
 //! so a long admin operation of one client delays no other's request. The records are plain data
 //! behind a `RefCell` that is never held across an `await`.
+//!
+//! | file | what |
+//! |---|---|
+//! | `unit` | a function of the device: bus, driver, records |
+//! | `records` | who holds what on a unit |
+//! | `arena`, `claim` | giving memory and queues |
+//! | `end`, `teardown` | taking them back, by the proof chain |
+//! | `functions`, `handover` | a virtual function for one client |
+//! | `events`, `report`, `revoke` | faults and removal, `status`, the operator's revoke |
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
-use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
-use self::events::Bell;
-use self::records::{Records, Session};
+use self::functions::Functions;
+use self::records::Session;
+use self::unit::{Common, Unit};
 use super::closer::Closer;
 use super::outgoing::Outgoing;
 use super::peer::Peer;
 use super::policy::Rights;
 use super::{BrokerError, MAX_PENDING, Timeouts};
-use crate::bus::{Bus, Device, Recovered};
-use crate::driver::{DynDriver, Plan, Registry};
+use crate::bus::Device;
+use crate::driver::Registry;
 use crate::spec::DeviceSpec;
 use crate::wire::{DeviceInfo, ReclaimCause, Refusal, Reply, Request};
 
@@ -29,9 +39,14 @@ mod arena;
 mod claim;
 mod end;
 mod events;
+mod functions;
+mod handover;
+mod pages;
 mod records;
 mod report;
+mod revoke;
 mod teardown;
+mod unit;
 
 /// The most characters that a bus may say about itself.
 const ABOUT: usize = 1000;
@@ -60,21 +75,12 @@ pub(super) enum ToWorker {
 
 /// A device in service.
 pub(super) struct Worker {
-    bus: Arc<dyn Bus>,
-    driver: Box<dyn DynDriver>,
-    records: RefCell<Records>,
-    /// Rung when a queue or a session changes, for whoever waits for that.
-    changed: Notify,
-    /// Only one reset at a time; holds the proof of the last.
-    reset: Mutex<Option<Recovered>>,
-    /// Rung when the device must be let go of.
-    given_back: Notify,
-    plan: Plan,
-    info: DeviceInfo,
-    spec: DeviceSpec,
-    name: Arc<str>,
-    timeouts: Timeouts,
-    closer: Closer,
+    /// The device itself.
+    primary: Rc<Unit>,
+    /// Its virtual functions.
+    functions: RefCell<Functions>,
+    registry: Registry,
+    common: Rc<Common>,
 }
 
 /// What the worker tells when the device is up.
@@ -102,7 +108,7 @@ pub(super) fn run(
     LocalSet::new().block_on(&runtime, async {
         match Worker::open(registry, spec, timeouts, closer).await {
             Ok(worker) => {
-                let _ = ready.send(Ok(worker.info.name.clone()));
+                let _ = ready.send(Ok(worker.common.info.name.clone()));
                 Rc::new(worker).serve(requests).await
             }
             Err(error) => {
@@ -128,20 +134,11 @@ impl Worker {
         }
         let identity = bus.identity().clone();
         let entry = *registry.find(&identity)?;
-        let name = Arc::clone(&identity.name);
         let (device, iova) = Device::attach(Arc::clone(&bus), entry.address_bits)?;
-        tracing::info!(device = %name, driver = entry.name, "bringing the device up");
-        let probe = tokio::time::timeout(timeouts.probe, entry.probe(device));
-        let driver = match probe.await {
-            Ok(Ok(driver)) => driver,
-            Ok(Err(source)) => return Err(BrokerError::Probe { device: name, source }),
-            Err(_) => {
-                return Err(BrokerError::ProbeTimedOut { device: name, after: timeouts.probe });
-            }
-        };
+        let driver = unit::probe(&entry, device.clone(), timeouts.probe).await?;
         let plan = driver.plan();
         let info = DeviceInfo {
-            name: name.to_string(),
+            name: identity.name.to_string(),
             driver: entry.name.to_owned(),
             vendor: identity.vendor,
             device: identity.device,
@@ -154,28 +151,17 @@ impl Worker {
             submission_entry: plan.submission_entry,
             completion_entry: plan.completion_entry,
         };
-        Ok(Self {
-            bus,
-            driver,
-            records: RefCell::new(Records::new(iova, plan.queues)),
-            changed: Notify::new(),
-            reset: Mutex::new(None),
-            given_back: Notify::new(),
-            plan,
-            info,
-            spec,
-            name,
-            timeouts,
-            closer,
-        })
+        let common = Rc::new(Common::new(info, spec, timeouts, closer));
+        let primary = Unit::new(&common, device, driver, iova, None);
+        let (functions, registry) = (RefCell::default(), registry.clone());
+        Ok(Self { primary, functions, registry, common })
     }
 
     async fn serve(
         self: Rc<Self>,
         mut requests: mpsc::UnboundedReceiver<ToWorker>,
     ) -> Result<(), BrokerError> {
-        let bell = Bell::of(&*self.bus);
-        let mut events = tokio::time::interval(self.timeouts.events);
+        let mut events = tokio::time::interval(self.common.timeouts.events);
         events.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -200,71 +186,69 @@ impl Worker {
                     }
                     None => {
                         if let Err(error) = self.shut_down().await {
-                            tracing::error!(device = %self.name, %error, "shutdown");
+                            tracing::error!(device = %self.primary.name, %error, "shutdown");
                         }
                         return Ok(());
                     }
                 },
-                _ = events.tick() => self.look_for_events(),
-                () = bell.rung() => self.look_for_events(),
-                () = self.given_back.notified() => return Err(self.give_back().await),
+                _ = events.tick() => {
+                    self.common.units().iter().for_each(Unit::look_for_events);
+                }
+                () = self.common.given_back.notified() => {
+                    if self.primary.removed.get() {
+                        return Err(self.give_back().await);
+                    }
+                    let worker = Rc::clone(&self);
+                    tokio::task::spawn_local(async move { worker.give_functions_back().await });
+                }
             }
         }
     }
 
     fn attach(&self, attach: Attach) {
         let Attach { session, id, peer, rights, out } = attach;
-        let records = &mut *self.records.borrow_mut();
+        let records = &mut *self.primary.records.borrow_mut();
         if records.shutting_down {
             out.reply(id, Reply::Refused(Refusal::ShuttingDown), Vec::new());
             return out.close();
         }
-        let reply = Reply::Welcome { session, max_pending: MAX_PENDING, device: self.info.clone() };
+        let device = self.common.info.clone();
+        let reply = Reply::Welcome { session, max_pending: MAX_PENDING, device };
         out.reply(id, reply, Vec::new());
-        records.sessions.insert(
-            session,
-            Session {
-                peer,
-                rights,
-                out,
-                partition: None,
-                arenas: std::collections::BTreeMap::new(),
-                next_arena: 0,
-                queues: std::collections::BTreeMap::new(),
-                closing: false,
-                pending: 0,
-                creating: 0,
-            },
-        );
+        records.sessions.insert(session, Session::new(peer, rights, out));
+    }
+
+    /// The unit that a session is on.
+    fn unit_of(&self, session: u64) -> Rc<Unit> {
+        let own = self.functions.borrow().of(session);
+        own.unwrap_or_else(|| Rc::clone(&self.primary))
     }
 
     /// Runs one request to its reply.
     async fn request(&self, session: u64, id: u32, request: Request, fds: Vec<OwnedFd>) {
-        let Some(out) = self.records.borrow().out(session) else {
-            return self.closer.close(fds);
+        let unit = self.unit_of(session);
+        let Some(out) = unit.records.borrow().out(session) else {
+            return self.common.closer.close(fds);
         };
-        self.count(session, 1);
+        unit.count(session, 1);
         let name = request.name();
-        let (reply, fds) = match self.execute(session, request, fds).await {
+        let (reply, fds) = match self.execute(unit, session, request, fds).await {
             Ok(done) => done,
             Err(refusal) => {
                 // At a level that is off by default: a client can ask for any number of refusals.
-                tracing::debug!(device = %self.name, session, what = name, %refusal, "refused");
+                let device = &self.primary.name;
+                tracing::debug!(%device, session, what = name, %refusal, "refused");
                 (Reply::Refused(refusal), Vec::new())
             }
         };
-        self.count(session, -1);
+        // It may be on another unit now.
+        self.unit_of(session).count(session, -1);
         out.reply(id, reply, fds);
-    }
-
-    fn count(&self, session: u64, change: i32) {
-        if let Some(session) = self.records.borrow_mut().sessions.get_mut(&session) {
-            session.pending = session.pending.saturating_add_signed(change);
-        }
     }
 
     async fn execute(
         &self,
+        unit: Rc<Unit>,
         session: u64,
         request: Request,
         fds: Vec<OwnedFd>,
@@ -272,66 +256,74 @@ impl Worker {
         let plain = |reply| (reply, Vec::new());
         match request {
             Request::Hello { .. } => Err(Refusal::Protocol("'hello' comes once".to_owned())),
-            Request::DonateArena { len } => self.donate(session, len, fds).map(plain),
-            Request::ReleaseArena { arena } => self.release_arena(session, arena).map(plain),
+            Request::DonateArena { len } => unit.donate(session, len, fds).map(plain),
+            Request::ReleaseArena { arena } => unit.release_arena(session, arena).map(plain),
             Request::Claim { entries, at_least, submission, completion } => {
+                // So that a function can be closed while a claim waits for it.
+                drop(unit);
                 let wanted = claim::Wanted { entries, at_least, submission, completion };
-                self.claim(session, wanted).await
+                let unit = self.unit_for_claim(session, at_least).await?;
+                unit.claim(session, wanted).await
             }
-            Request::ReleaseQueue { queue } => self.release_queue(session, queue).await.map(plain),
+            Request::ReleaseQueue { queue } => unit.release_queue(session, queue).await.map(plain),
             Request::TimedOut { queue, tag, last } => {
-                self.timed_out(session, queue, tag, last).await.map(plain)
+                unit.timed_out(session, queue, tag, last).await.map(plain)
             }
-            Request::Admin { operation } => self.admin(session, &operation).await.map(plain),
+            Request::Admin { operation } => unit.admin(session, &operation).await.map(plain),
             Request::Status => Ok(plain(Reply::Status(Box::new(self.status(session))))),
             Request::Revoke { target } => self.revoke(session, target).await.map(plain),
+            Request::Reset => self.reset(session).await.map(plain),
         }
     }
 
-    async fn admin(&self, session: u64, operation: &[u8]) -> Result<Reply, Refusal> {
-        let who = self.records.borrow_mut().granting(session, &self.info.name)?.who();
-        let limit = self.timeouts.admin;
-        match tokio::time::timeout(limit, self.driver.admin(&who, operation)).await {
-            Ok(Ok(reply)) => Ok(Reply::Admin { reply }),
-            Ok(Err(error)) => Err(Refusal::Driver(error.to_string())),
-            Err(_) => Err(self.late("an admin operation", limit)),
+    /// Takes back everything of a session, its virtual function too. Returns how many queues ended;
+    /// `None` if someone else is at it or the session is unknown.
+    async fn teardown(&self, session: u64, cause: ReclaimCause) -> Option<u32> {
+        let started = Instant::now();
+        let report = self.unit_of(session).teardown(session, cause).await?;
+        let queues = report.queues;
+        self.session_left(session, started, report).await;
+        Some(queues)
+    }
+
+    /// The orderly end: every grant is taken back, the device is shut down.
+    async fn shut_down(&self) -> Result<(), BrokerError> {
+        let units = self.common.units();
+        units.iter().for_each(|unit| unit.records.borrow_mut().shutting_down = true);
+        self.teardown_all(units, ReclaimCause::Shutdown).await;
+        // A function that is being made ready finds its client gone, and is turned off.
+        let limit = self.common.timeouts.probe * 2;
+        if !self.primary.until(limit, |_| self.functions.borrow().settled()).await {
+            tracing::error!(device = %self.primary.name, "a virtual function is still changing");
+        }
+        self.primary.shut_down().await
+    }
+
+    /// Takes back everything of everyone on some units, and ends their connections.
+    async fn teardown_all(&self, units: Vec<Rc<Unit>>, cause: ReclaimCause) {
+        let mut sessions = Vec::new();
+        for unit in units {
+            let records = unit.records.borrow();
+            sessions.extend(records.sessions.iter().map(|(number, s)| (*number, s.out.clone())));
+        }
+        for (session, out) in sessions {
+            self.teardown(session, cause).await;
+            out.close();
         }
     }
 
-    fn late(&self, what: &str, after: Duration) -> Refusal {
-        let device = &self.name;
-        Refusal::TimedOut(format!(
-            "device {device}: waited {:.3} s for {what}",
-            after.as_secs_f64()
-        ))
+    /// The device's owner waits for this process to let go of it: every session ends.
+    async fn give_back(&self) -> BrokerError {
+        let units = self.common.units();
+        units.iter().for_each(|unit| unit.records.borrow_mut().shutting_down = true);
+        self.teardown_all(units, ReclaimCause::DeviceGone).await;
+        BrokerError::Removed { device: self.primary.name.clone() }
     }
 
-    /// Waits until `done`, which only changes when [`Worker::changed`] is rung.
-    async fn until(&self, limit: Duration, done: impl Fn(&Records) -> bool) -> bool {
-        let wait = async {
-            loop {
-                // Registered before the look, so that no ring is missed.
-                let changed = self.changed.notified();
-                tokio::pin!(changed);
-                changed.as_mut().enable();
-                if done(&self.records.borrow()) {
-                    return;
-                }
-                changed.await;
-            }
-        };
-        tokio::time::timeout(limit, wait).await.is_ok()
-    }
-}
-
-impl Session {
-    fn who(&self) -> crate::driver::Who {
-        crate::driver::Who {
-            pid: self.peer.pid,
-            uid: self.peer.uid,
-            gid: self.peer.gid,
-            operator: self.rights.operator,
-            queues: self.queues.keys().copied().collect(),
-        }
+    /// The owner of virtual functions waits for this process to let go of them: their clients end.
+    async fn give_functions_back(&self) {
+        let mut units = self.common.units();
+        units.retain(|unit| unit.removed.get());
+        self.teardown_all(units, ReclaimCause::DeviceGone).await;
     }
 }

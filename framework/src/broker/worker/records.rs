@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::pages::{PageRange, Pages};
 use crate::broker::outgoing::Outgoing;
 use crate::broker::peer::Peer;
 use crate::broker::policy::Rights;
@@ -19,6 +20,8 @@ pub(super) struct Records {
     pub(super) iova: IovaAllocator,
     /// Queue ids that may be given out.
     pub(super) free_queues: BTreeSet<u16>,
+    /// Who holds which pages of the BARs.
+    pub(super) pages: Pages,
     /// How many queues use a vector.
     pub(super) vectors: BTreeMap<u16, u32>,
     pub(super) faults: u64,
@@ -51,6 +54,8 @@ pub(super) struct Session {
     pub(super) queues: BTreeMap<u16, Queue>,
     /// Set when its grants are being taken back: nothing new is granted.
     pub(super) closing: bool,
+    /// A virtual function is being made ready for it: it claims nothing meanwhile.
+    pub(super) moving: bool,
     /// Operations under way.
     pub(super) pending: u32,
     /// Of these, the ones that are making a queue.
@@ -89,14 +94,44 @@ pub(super) enum QueueState {
 /// A queue that the device serves.
 pub(super) struct Live {
     pub(super) token: QueueToken,
-    pub(super) slice: Option<Slice>,
+    pub(super) slice: Option<Held>,
     /// [`Records::resets`] when it was made.
     pub(super) made_at: u64,
 }
 
+/// A slice that a client has, and what is booked for it.
+pub(super) struct Held {
+    pub(super) slice: Slice,
+    pub(super) pages: PageRange,
+    /// The pages are this client's alone.
+    pub(super) alone: bool,
+}
+
 impl Session {
-    pub(super) fn bytes(&self) -> u64 {
-        self.arenas.values().map(|arena| arena.mapping.len).sum()
+    /// A client that was let in and holds nothing yet.
+    pub(super) fn new(peer: Peer, rights: Rights, out: Outgoing) -> Self {
+        Self {
+            peer,
+            rights,
+            out,
+            partition: None,
+            arenas: BTreeMap::new(),
+            next_arena: 0,
+            queues: BTreeMap::new(),
+            closing: false,
+            moving: false,
+            pending: 0,
+            creating: 0,
+        }
+    }
+
+    /// How much of something it holds.
+    fn held(&self, limit: Limit) -> u64 {
+        match limit {
+            Limit::Queues => self.queues.len() as u64,
+            Limit::Bytes => self.arenas.values().map(|arena| arena.mapping.len).sum(),
+            Limit::Mappings => self.arenas.len() as u64,
+        }
     }
 
     /// The IOVA of `len` bytes in an arena of this client.
@@ -122,6 +157,7 @@ impl Records {
             sessions: BTreeMap::new(),
             iova,
             free_queues: (1..=queues).collect(),
+            pages: Pages::default(),
             vectors: BTreeMap::new(),
             faults: 0,
             last_fault: None,
@@ -143,33 +179,23 @@ impl Records {
         }
         match self.sessions.get_mut(&session) {
             Some(found) if !found.closing => Ok(found),
-            _ => Err(Refusal::Protocol("this session's grants were taken back".to_owned())),
+            _ => Err(Refusal::Revoked { device: device.to_owned() }),
         }
     }
 
     /// Checks that a client may have `asked` more of something. Its process's connections count
-    /// together.
+    /// together; `elsewhere` is what it holds in other units.
     pub(super) fn check_quota(
         &self,
         session: u64,
         limit: Limit,
         asked: u64,
+        elsewhere: u64,
     ) -> Result<(), Refusal> {
         let Some(me) = self.sessions.get(&session) else { return Ok(()) };
-        let same = |(number, other): &(&u64, &Session)| {
-            // Processes of foreign pid namespaces all have id 0.
-            **number == session || (me.peer.pid != 0 && other.peer.pid == me.peer.pid)
-        };
-        let held: u64 = self
-            .sessions
-            .iter()
-            .filter(same)
-            .map(|(_, session)| match limit {
-                Limit::Queues => session.queues.len() as u64,
-                Limit::Bytes => session.bytes(),
-                Limit::Mappings => session.arenas.len() as u64,
-            })
-            .sum();
+        // Processes of foreign pid namespaces all have id 0.
+        let here = if me.peer.pid == 0 { me.held(limit) } else { self.held_by(me.peer.pid, limit) };
+        let held = here.saturating_add(elsewhere);
         let allowed = match limit {
             Limit::Queues => u64::from(me.rights.queues),
             Limit::Bytes => me.rights.bytes,
@@ -179,6 +205,12 @@ impl Records {
             return Ok(());
         }
         Err(Refusal::Quota { limit, asked, held, allowed })
+    }
+
+    /// What a process holds, over all of its connections. Nothing is known of a process without id.
+    pub(super) fn held_by(&self, pid: i32, limit: Limit) -> u64 {
+        let same = |session: &&Session| pid != 0 && session.peer.pid == pid;
+        self.sessions.values().filter(same).map(|session| session.held(limit)).sum()
     }
 
     pub(super) fn queue_mut(&mut self, session: u64, queue: u16) -> Option<&mut Queue> {

@@ -3,18 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::Worker;
 use super::records::{Arena, QueueState, Records, Session};
+use super::unit::Unit;
 use crate::broker::BrokerError;
 use crate::bus::{PartitionQuiesced, Revoked};
 use crate::deadline::Deadline;
 use crate::dma::{DmaError, Partition};
-use crate::wire::{EndCause, ReclaimCause, ReclaimReport, Refusal, Reply, RevokeTarget};
+use crate::wire::{EndCause, ReclaimCause, ReclaimReport};
 
-impl Worker {
-    /// Takes back everything of a session. Returns how many queues ended; `None` if someone else is
-    /// at it or the session is unknown.
-    pub(super) async fn teardown(&self, session: u64, cause: ReclaimCause) -> Option<u32> {
+impl Unit {
+    /// Takes back everything of a session. `None` if someone else is at it or the session is unknown.
+    pub(super) async fn teardown(
+        &self,
+        session: u64,
+        cause: ReclaimCause,
+    ) -> Option<ReclaimReport> {
         let started = Instant::now();
         let queues: Vec<u16> = {
             let records = &mut *self.records.borrow_mut();
@@ -23,7 +26,7 @@ impl Worker {
             found.queues.keys().copied().collect()
         };
         // A queue that is being made right now is ended by whoever makes it, or by us after that.
-        let limit = self.timeouts.create + self.timeouts.quiesce;
+        let limit = self.common.timeouts.create + self.common.timeouts.quiesce;
         let idle = |records: &Records| {
             records.sessions.get(&session).is_none_or(|session| session.creating == 0)
         };
@@ -42,11 +45,8 @@ impl Worker {
             bytes = report.bytes, micros = report.micros, quarantined = report.quarantined,
             "taken back"
         );
-        if queues + mappings + report.quarantined > 0 {
-            self.records.borrow_mut().remember(report);
-        }
-        self.changed.notify_waiters();
-        Some(queues)
+        self.common.changed.notify_waiters();
+        Some(report)
     }
 
     /// The rest of the chain: queues' proofs, IOVA unmapped, memory released, ids reused.
@@ -130,69 +130,9 @@ impl Worker {
         }
     }
 
-    /// An operator takes grants back.
-    pub(super) async fn revoke(
-        &self,
-        session: u64,
-        target: RevokeTarget,
-    ) -> Result<Reply, Refusal> {
-        let (queue, sessions) = {
-            let records = self.records.borrow();
-            let me = records.sessions.get(&session);
-            if !me.is_some_and(|me| me.rights.operator) {
-                let uid = me.map_or(u32::MAX, |me| me.peer.uid);
-                let device = self.info.name.clone();
-                return Err(Refusal::NotOperator { uid, device, what: "revoke".to_owned() });
-            }
-            let numbers = records.sessions.iter();
-            match target {
-                RevokeTarget::Queue(queue) => {
-                    (Some(queue), records.owner(queue).into_iter().collect::<Vec<_>>())
-                }
-                RevokeTarget::Session(wanted) => {
-                    (None, numbers.map(|(n, _)| *n).filter(|n| *n == wanted).collect())
-                }
-                RevokeTarget::Pid(pid) => {
-                    (None, numbers.filter(|(_, s)| s.peer.pid == pid).map(|(n, _)| *n).collect())
-                }
-            }
-        };
-        if sessions.is_empty() {
-            let text = match target {
-                RevokeTarget::Queue(queue) => format!("no client has queue {queue}"),
-                RevokeTarget::Session(session) => format!("there is no session {session}"),
-                RevokeTarget::Pid(pid) => format!("process {pid} has no session"),
-            };
-            return Err(Refusal::NoTarget(text));
-        }
-        let concerned = sessions.len() as u32;
-        if let (Some(queue), Some(owner)) = (queue, sessions.first()) {
-            self.end_queue(*owner, queue, EndCause::Revoked).await?;
-            return Ok(Reply::Revoked { queues: 1, sessions: concerned });
-        }
-        let mut queues = 0;
-        for victim in sessions {
-            let out = self.records.borrow().out(victim);
-            queues += self.teardown(victim, ReclaimCause::Revoked).await.unwrap_or(0);
-            if let Some(out) = out {
-                out.close();
-            }
-        }
-        Ok(Reply::Revoked { queues, sessions: concerned })
-    }
-
-    /// The orderly end: every grant is taken back, the device is shut down.
+    /// Shuts the function down. Its clients are gone.
     pub(super) async fn shut_down(&self) -> Result<(), BrokerError> {
-        let sessions: Vec<_> = {
-            let records = &mut *self.records.borrow_mut();
-            records.shutting_down = true;
-            records.sessions.iter().map(|(number, s)| (*number, s.out.clone())).collect()
-        };
-        for (session, out) in sessions {
-            self.teardown(session, ReclaimCause::Shutdown).await;
-            out.close();
-        }
-        let limit = self.timeouts.shutdown;
+        let limit = self.common.timeouts.shutdown;
         let asked = self.driver.shutdown(Deadline::after(limit));
         let device = std::sync::Arc::clone(&self.name);
         match tokio::time::timeout(limit, asked).await {

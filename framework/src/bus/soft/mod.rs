@@ -4,9 +4,11 @@
 //! its address space. A doorbell slice is the BAR's memfd, which its receiver can map whole:
 //! [`Tier::Cooperative`]. Where each page belongs to one queue at most, a slice can be a memfd of its
 //! own pages, put in the place of the BAR's: [`Tier::Paged`]; revoking it puts other pages there, and
-//! the former holder's mapping reaches nobody.
+//! the former holder's mapping reaches nobody. A virtual function of a model runs on a thread of its own
+//! with an IOMMU of its own: what [`Tier::Isolated`] is made of.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use doorbell_queues::SharedMem;
 
@@ -16,6 +18,8 @@ use super::proof::{Quiesced, Revoked};
 use super::{Bus, BusError, DeviceEvent, Identity, Region, Signals, Slice, Width};
 use crate::deadline::Deadline;
 use crate::dma::DmaSpace;
+use crate::pci::synthetic::{ConfigEvent, ConfigSpace, Layout};
+use crate::soft::bar;
 use crate::soft::control::ANSWER;
 use crate::soft::{Control, Harness, HarnessOptions, SoftDevice};
 use crate::tier::Tier;
@@ -29,6 +33,10 @@ pub struct SoftBus {
     harness: Harness,
     space: Arc<SoftSpace>,
     slices: Slices,
+    /// Virtual functions that were opened.
+    opened: Mutex<BTreeMap<u16, Weak<SoftBus>>>,
+    /// `None` if its BARs do not fit into one.
+    config: Option<Mutex<ConfigSpace>>,
 }
 
 impl SoftBus {
@@ -44,7 +52,30 @@ impl SoftBus {
     #[must_use]
     pub fn new(harness: Harness) -> Self {
         let control = harness.control().clone();
-        Self { harness, space: Arc::new(SoftSpace::new(control)), slices: Slices::default() }
+        // No MSI-X: on this bus interrupts are the vectors' signals, and there is no table.
+        let layout = Layout::new(control.regions(), 0).ok();
+        let config = layout.map(|layout| ConfigSpace::new(control.identity(), &layout, false));
+        Self {
+            harness,
+            space: Arc::new(SoftSpace::new(control)),
+            slices: Slices::default(),
+            opened: Mutex::default(),
+            config: config.map(Mutex::new),
+        }
+    }
+
+    /// Config space, for an aligned access of 1, 2 or 4 bytes.
+    fn config(&self, offset: u16, width: Width) -> Result<MutexGuard<'_, ConfigSpace>, BusError> {
+        let aligned = u64::from(offset).is_multiple_of(width.bytes()) && width != Width::B8;
+        match &self.config {
+            Some(config) if aligned => Ok(config.lock().unwrap_or_else(PoisonError::into_inner)),
+            Some(_) => Err(self.no_config(offset, "accesses are 1, 2 or 4 bytes wide and aligned")),
+            None => Err(self.no_config(offset, "its BARs do not fit into PCI config space")),
+        }
+    }
+
+    fn no_config(&self, offset: u16, problem: &str) -> BusError {
+        BusError::Config { device: self.name(), offset, problem: problem.to_owned() }
     }
 
     /// How to talk to the device's thread.
@@ -86,24 +117,34 @@ impl Bus for SoftBus {
 
     fn read(&self, region: u8, offset: u64, width: Width) -> Result<u64, BusError> {
         let mapped = self.access(region, offset, width)?;
-        self.control().call("a register read", Deadline::after(ANSWER), move |device, cx| match cx
-            .doorbells(region)
-            .filter(|_| mapped)
-        {
-            Some(memory) => load(memory, offset as usize, width),
-            None => device.read(cx, region, offset, width),
+        self.control().call("a register read", Deadline::after(ANSWER), move |device, cx| {
+            bar::read(device, cx, region, offset, width, mapped)
         })
     }
 
     fn write(&self, region: u8, offset: u64, width: Width, value: u64) -> Result<(), BusError> {
         let mapped = self.access(region, offset, width)?;
-        self.control().call("a register write", Deadline::after(ANSWER), move |device, cx| match cx
-            .doorbells(region)
-            .filter(|_| mapped)
-        {
-            Some(memory) => store(memory, offset as usize, width, value),
-            None => device.write(cx, region, offset, width, value),
+        self.control().call("a register write", Deadline::after(ANSWER), move |device, cx| {
+            bar::write(device, cx, region, offset, width, mapped, value);
         })
+    }
+
+    fn config_read(&self, offset: u16, width: Width) -> Result<u32, BusError> {
+        let config = self.config(offset, width)?;
+        let bytes = config.read(offset.into(), width.bytes() as usize);
+        let bytes = bytes.ok_or_else(|| self.no_config(offset, "it ends at 0x1000"))?;
+        Ok(bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte)))
+    }
+
+    fn config_write(&self, offset: u16, width: Width, value: u32) -> Result<(), BusError> {
+        let mut config = self.config(offset, width)?;
+        let bytes = value.to_le_bytes();
+        let data = bytes.get(..width.bytes() as usize).unwrap_or_default();
+        let event = config.write(offset.into(), data);
+        match event.ok_or_else(|| self.no_config(offset, "it ends at 0x1000"))? {
+            ConfigEvent::None => Ok(()),
+            ConfigEvent::FunctionReset => self.control().reset(Deadline::after(ANSWER)),
+        }
     }
 
     fn map(&self, region: u8, offset: u64, len: u64) -> Result<SharedMem, BusError> {
@@ -148,32 +189,28 @@ impl Bus for SoftBus {
         faults.chain(failed).chain(removed).collect()
     }
 
+    fn virtual_functions(&self) -> u16 {
+        self.control().virtual_functions()
+    }
+
+    fn open_virtual_function(&self, index: u16) -> Result<Arc<dyn Bus>, BusError> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if opened.get(&index).and_then(Weak::upgrade).is_some() {
+            return Err(BusError::Open {
+                device: self.name(),
+                step: "opening a virtual function",
+                problem: format!("function {index} is open already; close it first"),
+            });
+        }
+        let device = self.control().virtual_function(index)?;
+        let name = format!("{}/vf{index}", self.name()).into();
+        let bus = Self::start(device, HarnessOptions { name, ..HarnessOptions::default() })?;
+        let bus = Arc::new(bus);
+        opened.insert(index, Arc::downgrade(&bus));
+        Ok(bus)
+    }
+
     fn kind(&self) -> &'static str {
         "soft"
     }
-}
-
-/// One read of memory in a BAR, of its width.
-fn load(memory: &SharedMem, offset: usize, width: Width) -> u64 {
-    use std::sync::atomic::Ordering::Acquire;
-    // In bounds and aligned: checked by `SoftBus::access`.
-    match width {
-        Width::B1 => memory.read::<u8>(offset).map(u64::from),
-        Width::B2 => memory.read::<u16>(offset).map(u64::from),
-        Width::B4 => memory.load_u32(offset, Acquire).map(u64::from),
-        Width::B8 => memory.read::<u64>(offset),
-    }
-    .unwrap_or(u64::MAX)
-}
-
-/// One write of memory in a BAR, of its width.
-fn store(memory: &SharedMem, offset: usize, width: Width, value: u64) {
-    use std::sync::atomic::Ordering::Release;
-    // In bounds and aligned: checked by `SoftBus::access`. The width cuts the value on purpose.
-    let _ = match width {
-        Width::B1 => memory.write(offset, &(value as u8)),
-        Width::B2 => memory.write(offset, &(value as u16)),
-        Width::B4 => memory.store_u32(offset, value as u32, Release),
-        Width::B8 => memory.write(offset, &value),
-    };
 }

@@ -13,6 +13,7 @@ use super::features::Feature;
 use super::open::{Opened, Problem, Site, open_file, problem};
 use super::space::Iommu;
 use super::sysfs;
+use super::token::{self, Token};
 use super::uapi::{chain, iommufd};
 
 /// The file that makes iommufds.
@@ -50,16 +51,24 @@ pub(super) fn files(site: &Site) -> Result<Files, Problem> {
 }
 
 /// Opens the device at `site`.
-pub(super) fn open(site: &Site, files: Files) -> Result<Opened, Problem> {
+pub(super) fn open(site: &Site, files: Files, token: Option<&Token>) -> Result<Opened, Problem> {
     let Files { device, iommufd } = files;
-    iommufd::bind(device.as_fd(), iommufd.as_fd()).map_err(|error| {
+    let bound = match token {
+        None => iommufd::bind(device.as_fd(), iommufd.as_fd()),
+        Some(token) => iommufd::bind_with_token(device.as_fd(), iommufd.as_fd(), token.as_bytes()),
+    };
+    bound.map_err(|error| {
         let step = "binding the device to iommufd (VFIO_DEVICE_BIND_IOMMUFD)";
         let foreign = sysfs::foreign(Path::new(sysfs::SYSFS), site.group);
         match error.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::BUSY) if !foreign.is_empty() => problem(step, not_viable(site)),
+            // Kernels differ in how they say that the group is not viable.
+            Some(Errno::BUSY | Errno::PERM) if !foreign.is_empty() => {
+                problem(step, not_viable(site))
+            }
             // By its group, or by its own file.
             Some(Errno::BUSY | Errno::INVAL) => problem(step, busy(site)),
             Some(Errno::PERM) => problem(step, refused("bind", &error)),
+            Some(Errno::ACCESS) => problem(step, token::REFUSED),
             _ => problem(step, error.to_string()),
         }
     })?;

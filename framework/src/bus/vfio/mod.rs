@@ -11,6 +11,8 @@
 //! | `regions` | the BARs: registers, mappings; the pages of MSI-X are never mapped |
 //! | `irq`, `events` | interrupts, and what the kernel tells unasked |
 //! | `slices` | what of a BAR a client can have |
+//! | `peer` | what of a BAR another device can have |
+//! | `token` | what virtual functions are opened with |
 //! | `sysfs` | what sysfs says |
 //! | `features` | what newer kernels add |
 //! | `uapi` | structures, numbers and ioctls; the only `unsafe` code |
@@ -25,14 +27,15 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use doorbell_queues::SharedMem;
 
 use super::registers::is_all_ones;
 use super::{
-    Bus, BusError, DeviceEvent, Identity, Quiesced, Region, Revoked, Signals, Slice, Width,
+    Bus, BusError, DeviceEvent, Identity, PeerSlice, Quiesced, Region, Revoked, Signals, Slice,
+    Width,
 };
 use crate::deadline::Deadline;
 use crate::dma::DmaSpace;
@@ -47,12 +50,14 @@ mod function;
 mod irq;
 mod limits;
 mod open;
+mod peer;
 #[cfg(test)]
 mod real_tests;
 mod regions;
 mod slices;
 mod space;
 mod sysfs;
+mod token;
 mod uapi;
 
 pub use features::Feature;
@@ -61,8 +66,9 @@ use events::Events;
 use function::Function;
 use irq::Interrupts;
 use regions::Bars;
-use slices::{Pages, Slices};
+use slices::{Numbers, Pages, Slices};
 use space::VfioSpace;
+use token::Token;
 
 /// How long the first reset of a device may take.
 const FIRST_RESET: Duration = Duration::from_secs(10);
@@ -81,11 +87,20 @@ pub struct VfioBus {
     bars: Bars,
     function: Function,
     space: Arc<VfioSpace>,
+    address: Address,
+    wanted: open::Wanted,
+    numbers: Numbers,
+    /// Of its virtual functions; set when the first is opened.
+    token: OnceLock<Token>,
 }
 
 impl VfioBus {
     /// Opens the function at `address`. `options` may have `bus`, `container` or `cdev`; without it
-    /// the bus is `cdev` where the kernel has that, else `container`.
+    /// the bus is `cdev` where the kernel has that, else `container`. `dmabuf-revoke` and
+    /// `dmabuf-memattr` are numbers of device features: those with which a kernel that has them revokes
+    /// a dma-buf, and chooses how the CPU sees it. Without the first, slices cannot be revoked: no
+    /// released kernel has these features, and the numbers under which they were proposed have changed,
+    /// so none is assumed.
     ///
     /// # Errors
     /// [`BusError::Open`] names the step that failed and says what to do; the device is then as it
@@ -96,9 +111,24 @@ impl VfioBus {
             let open::Problem { step, problem } = problem;
             BusError::Open { device: Arc::clone(&name), step, problem }
         };
-        let wanted = open::wanted(options).map_err(failed)?;
+        let (numbers, options) = Numbers::of(options).map_err(failed)?;
+        let wanted = open::wanted(&options).map_err(failed)?;
+        Self::open_by(address, wanted, numbers, None)
+    }
+
+    fn open_by(
+        address: Address,
+        wanted: open::Wanted,
+        numbers: Numbers,
+        token: Option<&Token>,
+    ) -> Result<Self, BusError> {
+        let name: Arc<str> = address.to_string().into();
+        let failed = |problem: open::Problem| {
+            let open::Problem { step, problem } = problem;
+            BusError::Open { device: Arc::clone(&name), step, problem }
+        };
         let site = open::site(Path::new(sysfs::SYSFS), address).map_err(failed)?;
-        let (opened, kind, why) = open::open(&site, wanted).map_err(failed)?;
+        let (opened, kind, why) = open::open(&site, wanted, token).map_err(failed)?;
         let space = VfioSpace::new(Arc::clone(&name), opened.iommu, opened.ranges);
         // From here on the device is put back by being dropped, before its IOMMU is.
         let mut function = Function::new(Arc::clone(&name), opened.device)?;
@@ -114,9 +144,13 @@ impl VfioBus {
         let bars = Bars::new(&function, msix.as_ref())?;
         let interrupts = Interrupts::enable(&function)?;
         let events = Events::subscribe(&function)?;
-        let slices = Slices::probe(&function);
+        let slices = Slices::probe(&function, &bars, numbers);
+        let peer = peer::probe(&function, &slices, slices::first_page(&bars), &space);
         let mut features: BTreeSet<_> = opened.features.into_iter().collect();
         features.extend(slices.features());
+        if peer.is_ok() {
+            features.insert(Feature::PeerToPeer);
+        }
         if interrupts.dynamic() {
             features.insert(Feature::DynamicMsix);
         }
@@ -124,6 +158,11 @@ impl VfioBus {
         about.extend(opened.about);
         about.push(interrupts.describe());
         about.push(if function.resets() { "can be reset" } else { "cannot be reset" }.to_owned());
+        about.push(slices.describe());
+        about.push(match peer {
+            Ok(()) => "peer-to-peer DMA: yes".to_owned(),
+            Err(why) => format!("peer-to-peer DMA: no ({why})"),
+        });
         let found: Vec<_> = features.iter().map(|feature| feature.name()).collect();
         about.push(format!("kernel: {}", found.join(", ")));
         let numa_node = site.numa_node;
@@ -141,7 +180,24 @@ impl VfioBus {
             bars,
             function,
             space: Arc::new(space),
+            address,
+            wanted,
+            numbers,
+            token: OnceLock::new(),
         })
+    }
+
+    /// What this function's virtual functions are opened with.
+    fn token(&self) -> Result<&Token, BusError> {
+        if let Some(token) = self.token.get() {
+            return Ok(token);
+        }
+        let token = Token::set(&self.function).map_err(|source| BusError::Os {
+            device: Arc::clone(&self.identity.name),
+            what: "setting a token for its virtual functions (VFIO_DEVICE_FEATURE_PCI_VF_TOKEN)",
+            source,
+        })?;
+        Ok(self.token.get_or_init(|| token))
     }
 
     /// What the kernel has for this device.
@@ -157,7 +213,6 @@ impl VfioBus {
 
 impl Drop for VfioBus {
     fn drop(&mut self) {
-        self.slices.close(&self.function);
         self.function.leave();
         self.space.close();
     }
@@ -225,6 +280,20 @@ impl Bus for VfioBus {
         Ok(proof.revoked())
     }
 
+    fn exports_device_fd(&self) -> bool {
+        self.slices.are_the_device()
+    }
+
+    fn export_peer(&self, region: u8, offset: u64, len: u64) -> Result<PeerSlice, BusError> {
+        let range = self.bars.pages(&self.function, region, offset, len)?;
+        if range != (offset..offset + len) {
+            let device = Arc::clone(&self.identity.name);
+            let why = format!("{len:#x} bytes from {offset:#x} of BAR{region} are not whole pages");
+            return Err(BusError::Peer { device, why });
+        }
+        self.slices.export_peer(&self.function, region, &range)
+    }
+
     fn vectors(&self) -> u16 {
         self.interrupts.vectors()
     }
@@ -260,6 +329,20 @@ impl Bus for VfioBus {
             what: "duplicating an epoll descriptor",
             source,
         })
+    }
+
+    fn virtual_functions(&self) -> u16 {
+        sysfs::virtual_functions(Path::new(sysfs::SYSFS), self.address).len() as u16
+    }
+
+    fn open_virtual_function(&self, index: u16) -> Result<Arc<dyn Bus>, BusError> {
+        let functions = sysfs::virtual_functions(Path::new(sysfs::SYSFS), self.address);
+        let Some(address) = functions.get(usize::from(index)) else {
+            let count = functions.len() as u16;
+            return Err(super::no_virtual_function(&self.identity, index, count));
+        };
+        let bus = Self::open_by(*address, self.wanted, self.numbers, Some(self.token()?))?;
+        Ok(Arc::new(bus))
     }
 
     fn wanted_back(&self) -> bool {

@@ -11,6 +11,7 @@ use crate::pci::Address;
 
 use super::features::Feature;
 use super::space::Iommu;
+use super::token::Token;
 use super::{cdev, container, sysfs};
 
 /// What could not be done, and why. The caller adds the device.
@@ -45,7 +46,10 @@ pub(super) fn wanted(options: &[(String, String)]) -> Result<Wanted, Problem> {
                 return Err(problem(step, why));
             }
             (other, _) => {
-                let why = format!("there is no option '{other}'; a PCI device has bus");
+                let why = format!(
+                    "there is no option '{other}'; a PCI device has bus, dmabuf-revoke and \
+                     dmabuf-memattr"
+                );
                 return Err(problem(step, why));
             }
         };
@@ -69,6 +73,13 @@ pub(super) fn site(sysfs: &Path, address: Address) -> Result<Site, Problem> {
         let why = "no such PCI function in /sys/bus/pci/devices; `lspci -D` lists what there is";
         return Err(problem(step, why));
     };
+    // First of all: without an IOMMU vfio-pci takes no device.
+    let Some(group) = facts.group.filter(|_| !facts.no_iommu) else {
+        let why = "it has no IOMMU group, so nothing would keep its DMA within bounds: switch the \
+                   IOMMU on in the firmware (VT-d or AMD-Vi), and on Intel boot the kernel with \
+                   intel_iommu=on";
+        return Err(problem("looking for its IOMMU group", why));
+    };
     match &facts.driver {
         Some(driver) if sysfs::is_vfio(driver) => {}
         Some(driver) => {
@@ -84,12 +95,6 @@ pub(super) fn site(sysfs: &Path, address: Address) -> Result<Site, Problem> {
             return Err(problem(step, why));
         }
     }
-    let Some(group) = facts.group.filter(|_| !facts.no_iommu) else {
-        let why = "it has no IOMMU group, so nothing would keep its DMA within bounds: switch the \
-                   IOMMU on in the firmware (VT-d or AMD-Vi), and on Intel boot the kernel with \
-                   intel_iommu=on";
-        return Err(problem("looking for its IOMMU group", why));
-    };
     Ok(Site { address, group, numa_node: facts.numa_node, cdev: facts.cdev })
 }
 
@@ -139,26 +144,39 @@ pub(super) struct Opened {
     pub(super) about: Vec<String>,
 }
 
-/// Opens a device by the bus that is wanted, or by the best there is. Says which, and why.
-pub(super) fn open(site: &Site, wanted: Wanted) -> Result<(Opened, &'static str, String), Problem> {
+/// Opens a device by the bus that is wanted, or by the best there is. Says which, and why. `token` is
+/// for a virtual function.
+pub(super) fn open(
+    site: &Site,
+    wanted: Wanted,
+    token: Option<&Token>,
+) -> Result<(Opened, &'static str, String), Problem> {
     match wanted {
         Wanted::Container => {
-            let opened = container::open(site)?;
+            let opened = container::open(site, token)?;
             Ok((opened, "container", "asked for".to_owned()))
         }
         Wanted::Cdev => {
-            let opened = cdev::open(site, cdev::files(site)?)?;
+            let opened = cdev::open(site, cdev::files(site)?, token)?;
             Ok((opened, "cdev", "asked for".to_owned()))
         }
         // What goes wrong once both files are open would go wrong with a container too.
         Wanted::Any => match cdev::files(site) {
             Ok(files) => {
                 let why = "the kernel has cdev and iommufd".to_owned();
-                Ok((cdev::open(site, files)?, "cdev", why))
+                match (cdev::open(site, files, token), token) {
+                    (Ok(opened), _) => Ok((opened, "cdev", why)),
+                    (Err(no), None) => Err(no),
+                    // Linux before 6.17 takes a virtual function's token with its group only.
+                    (Err(no), Some(_)) => {
+                        let Ok(opened) = container::open(site, token) else { return Err(no) };
+                        Ok((opened, "container", format!("no cdev: {}: {}", no.step, no.problem)))
+                    }
+                }
             }
             Err(no) => {
                 let why = format!("no cdev: {}: {}", no.step, no.problem);
-                let opened = container::open(site).map_err(|mut problem| {
+                let opened = container::open(site, token).map_err(|mut problem| {
                     if site.cdev.is_some() {
                         // It could have been had that way: the operator may choose what to mend.
                         problem.problem += &format!("; {why}");
@@ -202,6 +220,10 @@ mod tests {
         assert!(why().contains("no such PCI function"), "{}", why());
         let folder = root.path().join("bus/pci/devices/0000:01:00.0");
         std::fs::create_dir_all(&folder).unwrap();
+        assert!(why().contains("intel_iommu=on"), "{}", why());
+        let group = root.path().join("groups/5");
+        std::fs::create_dir_all(&group).unwrap();
+        symlink(&group, folder.join("iommu_group")).unwrap();
         assert!(why().contains("no driver is bound"), "{}", why());
         let link = folder.join("driver");
         symlink("../drivers/nvme", &link).unwrap();
@@ -209,10 +231,6 @@ mod tests {
         assert!(why().contains("`doorbell bind 0000:01:00.0`"), "{}", why());
         std::fs::remove_file(&link).unwrap();
         symlink("../drivers/vfio-pci", &link).unwrap();
-        assert!(why().contains("intel_iommu=on"), "{}", why());
-        let group = root.path().join("groups/5");
-        std::fs::create_dir_all(&group).unwrap();
-        symlink(&group, folder.join("iommu_group")).unwrap();
         assert_eq!(site(root.path(), address).unwrap().group, 5);
         std::fs::write(group.join("name"), "vfio-noiommu\n").unwrap();
         assert!(why().contains("no IOMMU group"), "{}", why());

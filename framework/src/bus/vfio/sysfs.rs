@@ -47,17 +47,39 @@ pub(super) fn facts(root: &Path, address: Address) -> Option<Facts> {
     }
     let group: Option<u32> = link_name(&folder.join("iommu_group")).and_then(|n| n.parse().ok());
     let named = text(&folder.join("iommu_group/name"));
-    let entries = fs::read_dir(folder.join("vfio-dev")).ok().into_iter().flatten().take(MOST);
-    let cdev = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .find(|name| name.strip_prefix("vfio").is_some_and(|n| n.parse::<u32>().is_ok()));
     Some(Facts {
         driver: link_name(&folder.join("driver")),
         group,
         no_iommu: named.as_deref() == Some("vfio-noiommu"),
         numa_node: text(&folder.join("numa_node")).and_then(|node| node.parse().ok()),
-        cdev,
+        cdev: cdev(&folder),
     })
+}
+
+/// Name of the VFIO file of the function in `folder`.
+fn cdev(folder: &Path) -> Option<String> {
+    let entries = fs::read_dir(folder.join("vfio-dev")).ok()?.take(MOST);
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .find(|name| name.strip_prefix("vfio").is_some_and(|n| n.parse::<u32>().is_ok()))
+}
+
+fn members(root: &Path, group: u32) -> impl Iterator<Item = fs::DirEntry> {
+    let folder = root.join("kernel/iommu_groups").join(group.to_string()).join("devices");
+    let entries = fs::read_dir(folder).ok().into_iter().flatten().take(MOST);
+    entries.filter_map(Result::ok)
+}
+
+/// Names of the VFIO files of all functions of a group.
+pub(super) fn group_cdevs(root: &Path, group: u32) -> Vec<String> {
+    members(root, group).filter_map(|member| cdev(&member.path())).collect()
+}
+
+/// The virtual functions that are enabled, in the order of their numbers (the links `virtfn0` on).
+pub(super) fn virtual_functions(root: &Path, address: Address) -> Vec<Address> {
+    let folder = folder(root, address);
+    let link = |index| link_name(&folder.join(format!("virtfn{index}")))?.parse().ok();
+    (0..MOST).map_while(link).collect()
 }
 
 /// True for a driver that hands its devices to user space through VFIO.
@@ -68,11 +90,8 @@ pub(super) fn is_vfio(driver: &str) -> bool {
 /// The functions of a group that keep it from being viable: those that a kernel driver has, with the
 /// driver's name. Bridges do not count (`pcieport`), nor do functions that no driver has.
 pub(super) fn foreign(root: &Path, group: u32) -> Vec<(String, String)> {
-    let folder = root.join("kernel/iommu_groups").join(group.to_string()).join("devices");
-    let entries = fs::read_dir(folder).ok().into_iter().flatten().take(MOST);
-    let mut foreign: Vec<_> = entries
+    let mut foreign: Vec<_> = members(root, group)
         .filter_map(|entry| {
-            let entry = entry.ok()?;
             let driver = link_name(&entry.path().join("driver"))?;
             let harmless = is_vfio(&driver) || driver == "pcieport" || driver == "pci-stub";
             (!harmless).then(|| (entry.file_name().to_string_lossy().into_owned(), driver))
@@ -144,6 +163,20 @@ mod tests {
     }
 
     #[test]
+    fn virtual_functions_are_counted_while_their_links_are_sound() {
+        let root = tempfile::tempdir().unwrap();
+        let address: Address = "0000:01:00.0".parse().unwrap();
+        assert_eq!(virtual_functions(root.path(), address), []);
+        let folder = function(root.path(), "0000:01:00.0", Some("vfio-pci"), Some("7"));
+        for (index, to) in ["0000:01:00.1", "0000:01:00.2", "elsewhere"].iter().enumerate() {
+            symlink(Path::new("..").join(to), folder.join(format!("virtfn{index}"))).unwrap();
+        }
+        let found = virtual_functions(root.path(), address);
+        let expected = ["0000:01:00.1", "0000:01:00.2"].map(|at| at.parse().unwrap());
+        assert_eq!(found, expected);
+    }
+
+    #[test]
     fn what_makes_a_group_unviable_is_named() {
         let root = tempfile::tempdir().unwrap();
         function(root.path(), "0000:01:00.0", Some("vfio-pci"), Some("7"));
@@ -154,6 +187,9 @@ mod tests {
         let expected = [("0000:01:00.1".to_owned(), "snd_hda_intel".to_owned())];
         assert_eq!(foreign(root.path(), 7), expected);
         assert_eq!(foreign(root.path(), 8), []);
+        let own = root.path().join("bus/pci/devices/0000:01:00.3/vfio-dev/vfio9");
+        fs::create_dir_all(own).unwrap();
+        assert_eq!(group_cdevs(root.path(), 7), ["vfio9"]);
     }
 
     #[test]

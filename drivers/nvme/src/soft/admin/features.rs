@@ -14,7 +14,7 @@ impl SoftNvme {
 
     pub(super) fn set_features(&mut self, sqe: &Sqe) -> Reply {
         let warned = self.features.critical_warning();
-        let bounds = Bounds { queues: self.config.queues, in_use: self.queues.any_io() };
+        let bounds = Bounds { queues: self.usable.queues, in_use: self.queues.any_io() };
         let dword = self.features.set(sqe, bounds)?;
         // A threshold that the temperature has crossed already is an event, if it is asked for.
         let warning = self.features.critical_warning();

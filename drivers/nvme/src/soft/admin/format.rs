@@ -19,6 +19,10 @@ impl SoftNvme {
         if !matches!(cdw10.ses(), ses::NONE | ses::USER_DATA) {
             return Err(Failure::invalid(byte::CDW10 + 1, 1));
         }
+        if self.any_secondary_online() {
+            // Their commands use the old block size.
+            return Err(Failure::new(Status::SEQUENCE_ERROR));
+        }
         let format = cdw10.lbafl() | cdw10.lbafu() << 4;
         let named = self.namespaces.named(sqe.nsid)?;
         for ns in named.clone().filter_map(|nsid| self.namespaces.get(nsid)) {

@@ -15,8 +15,8 @@ use crate::spec::identify_ns::{
 };
 use crate::spec::log::wide;
 use crate::spec::{
-    Cns, IDENTIFY_BYTES, IdentifyController, IdentifyNamespace, LbaFormat, NSID_ALL, Sqe, Status,
-    Version,
+    AdminOpcode, Cns, IDENTIFY_BYTES, IdentifyController, IdentifyNamespace, LbaFormat, NSID_ALL,
+    Sqe, Status, Version,
 };
 
 /// WCTEMP, in kelvin; also the default over temperature threshold.
@@ -24,9 +24,6 @@ pub(crate) const WARNING_TEMPERATURE: u16 = 343;
 const CRITICAL_TEMPERATURE: u16 = 353;
 /// Firmware revision, in Identify Controller and in the firmware slot log.
 pub(crate) const FIRMWARE: &str = env!("CARGO_PKG_VERSION");
-/// The only controller of its subsystem.
-const CONTROLLER_ID: u16 = 1;
-
 impl SoftNvme {
     pub(super) fn identify(&mut self, cx: &mut SoftCx, sqe: &Sqe) -> Reply {
         let page = self.identify_page(sqe)?;
@@ -60,9 +57,13 @@ impl SoftNvme {
             }
             Cns::ATTACHED_CONTROLLERS => {
                 self.named_namespace(sqe)?;
-                controllers(sqe)
+                self.controllers(sqe)
             }
-            Cns::CONTROLLERS => controllers(sqe),
+            Cns::CONTROLLERS => self.controllers(sqe),
+            Cns::PRIMARY_CAPABILITIES if !self.secondaries.is_empty() => {
+                self.primary_capabilities()
+            }
+            Cns::SECONDARY_CONTROLLERS if !self.secondaries.is_empty() => self.secondary_list(sqe),
             _ => return Err(Failure::invalid(byte::CDW10, 0)),
         };
         Ok(page)
@@ -87,17 +88,22 @@ impl SoftNvme {
     fn identify_controller(&self) -> IdentifyController {
         let capacity: u128 = self.namespaces.iter().map(|(_, ns)| u128::from(ns.bytes)).sum();
         let cached = if self.namespaces.any_cache() { vwc::PRESENT } else { 0 };
+        let oacs = self.supported().fold(0, |bits, opcode| match opcode {
+            AdminOpcode::FORMAT_NVM => bits | oacs::FORMAT,
+            AdminOpcode::VIRTUALIZATION_MANAGEMENT => bits | oacs::VIRTUALIZATION,
+            _ => bits,
+        });
         let mut id = IdentifyController {
             vid: super::super::VENDOR,
             ssvid: super::super::VENDOR,
             mdts: self.config.mdts,
-            cntlid: CONTROLLER_ID,
+            cntlid: self.id(),
             ver: Version::V2_0.0,
             rtd3r: 500_000,
             rtd3e: 10_000_000,
             oaes: oaes::NAMESPACE_ATTRIBUTE,
             cntrltype: 1,
-            oacs: oacs::FORMAT,
+            oacs,
             acl: 3,
             aerl: events::REQUESTS as u8 - 1,
             // One slot, read-only.
@@ -134,7 +140,7 @@ fn identify_namespace(ns: &Namespace) -> IdentifyNamespace {
         ncap: blocks,
         nuse: blocks,
         nlbaf: ns.formats() - 1,
-        flbas: ns.format,
+        flbas: ns.format(),
         fpi: 0x80 | ns.formatting.unwrap_or(0),
         // Deallocated blocks read as zeroes, and Write Zeroes can deallocate.
         dlfeat: 0b1001,
@@ -173,11 +179,18 @@ fn descriptors(ns: &Namespace) -> Vec<u8> {
     page
 }
 
-/// Controller List (base 3.2.1 and 5.17.2.12): a count and identifiers not below CNTID.
-fn controllers(sqe: &Sqe) -> Vec<u8> {
-    let mut list = [0u16; IDENTIFY_BYTES / 2];
-    if Identify10(sqe.cdw10).cntid() <= CONTROLLER_ID {
-        (list[0], list[1]) = (1, CONTROLLER_ID);
+impl SoftNvme {
+    /// Controller List (base 3.2.1 and 5.17.2.12): a count and identifiers not below CNTID. A
+    /// secondary controller knows of itself only.
+    fn controllers(&self, sqe: &Sqe) -> Vec<u8> {
+        let first = Identify10(sqe.cdw10).cntid();
+        let ids = std::iter::once(self.id()).chain(self.secondaries.iter().map(|one| one.id()));
+        let mut list = [0u16; IDENTIFY_BYTES / 2];
+        let (count, slots) = list.split_at_mut(1);
+        for (slot, id) in slots.iter_mut().zip(ids.filter(|id| *id >= first)) {
+            *slot = id;
+            count[0] += 1;
+        }
+        cast_slice(&list).to_vec()
     }
-    cast_slice(&list).to_vec()
 }

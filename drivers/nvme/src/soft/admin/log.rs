@@ -3,7 +3,6 @@
 use bytemuck::{Zeroable, bytes_of};
 use doorbell::soft::SoftCx;
 
-use super::SUPPORTED;
 use crate::soft::SoftNvme;
 use crate::soft::command::{Failure, Reply, byte};
 use crate::soft::io;
@@ -88,7 +87,7 @@ impl SoftNvme {
                 log.nsid.iter_mut().zip(&self.changed).for_each(|(to, nsid)| *to = *nsid);
                 bytes_of(&log).to_vec()
             }
-            LogId::EFFECTS => bytes_of(&effects()).to_vec(),
+            LogId::EFFECTS => bytes_of(&self.effects()).to_vec(),
             LogId::FEATURE_EFFECTS => {
                 let mut log = [FeatureEffects(0); 256];
                 for fid in self.features.supported() {
@@ -103,24 +102,26 @@ impl SoftNvme {
             _ => vec![0; 4096],
         }
     }
-}
 
-/// Commands Supported and Effects (base 5.16.1.6).
-fn effects() -> EffectsLog {
-    let mut log = EffectsLog::zeroed();
-    let has = CommandEffects(0).with_csupp(true);
-    for opcode in SUPPORTED {
-        log.admin[usize::from(opcode.0)] = has.with_csp(scope::CONTROLLER);
+    /// Commands Supported and Effects (base 5.16.1.6).
+    fn effects(&self) -> EffectsLog {
+        let mut log = EffectsLog::zeroed();
+        let has = CommandEffects(0).with_csupp(true);
+        for opcode in self.supported() {
+            log.admin[usize::from(opcode.0)] = has.with_csp(scope::CONTROLLER);
+        }
+        // No other command to the same namespace meanwhile; content and capabilities change.
+        let format = &mut log.admin[usize::from(AdminOpcode::FORMAT_NVM.0)];
+        if format.csupp() {
+            *format = has.with_lbcc(true).with_ncc(true).with_cse(1).with_csp(scope::NAMESPACE);
+        }
+        for opcode in io::SUPPORTED {
+            let changes = matches!(
+                opcode,
+                IoOpcode::WRITE | IoOpcode::WRITE_ZEROES | IoOpcode::DATASET_MANAGEMENT
+            );
+            log.io[usize::from(opcode.0)] = has.with_lbcc(changes).with_csp(scope::NAMESPACE);
+        }
+        log
     }
-    // No other command to the same namespace meanwhile; content and capabilities change.
-    log.admin[usize::from(AdminOpcode::FORMAT_NVM.0)] =
-        has.with_lbcc(true).with_ncc(true).with_cse(1).with_csp(scope::NAMESPACE);
-    for opcode in io::SUPPORTED {
-        let changes = matches!(
-            opcode,
-            IoOpcode::WRITE | IoOpcode::WRITE_ZEROES | IoOpcode::DATASET_MANAGEMENT
-        );
-        log.io[usize::from(opcode.0)] = has.with_lbcc(changes).with_csp(scope::NAMESPACE);
-    }
-    log
 }

@@ -6,6 +6,7 @@ mod format;
 mod identify;
 mod log;
 mod queues;
+mod virtualization;
 
 use doorbell::soft::SoftCx;
 
@@ -16,8 +17,8 @@ use crate::spec::{AdminOpcode, Sqe, Status};
 pub(crate) use identify::WARNING_TEMPERATURE;
 pub(crate) use queues::Deletion;
 
-/// Admin commands that this controller has: for the effects log.
-pub(crate) const SUPPORTED: [AdminOpcode; 11] = [
+/// Admin commands that a controller of this model can have.
+const SUPPORTED: [AdminOpcode; 12] = [
     AdminOpcode::DELETE_IO_SQ,
     AdminOpcode::CREATE_IO_SQ,
     AdminOpcode::GET_LOG_PAGE,
@@ -28,6 +29,7 @@ pub(crate) const SUPPORTED: [AdminOpcode; 11] = [
     AdminOpcode::SET_FEATURES,
     AdminOpcode::GET_FEATURES,
     AdminOpcode::ASYNC_EVENT_REQUEST,
+    AdminOpcode::VIRTUALIZATION_MANAGEMENT,
     AdminOpcode::FORMAT_NVM,
 ];
 
@@ -47,12 +49,23 @@ pub(crate) fn check_flags(sqe: &Sqe) -> Result<(), Failure> {
 }
 
 impl SoftNvme {
+    /// The admin commands that this controller has. What concerns all users of the namespaces is the
+    /// primary controller's.
+    pub(crate) fn supported(&self) -> impl Iterator<Item = AdminOpcode> {
+        let (secondary, virtualized) = (self.link.is_some(), !self.secondaries.is_empty());
+        SUPPORTED.into_iter().filter(move |opcode| match *opcode {
+            AdminOpcode::FORMAT_NVM => !secondary,
+            AdminOpcode::VIRTUALIZATION_MANAGEMENT => virtualized,
+            _ => true,
+        })
+    }
+
     /// Executes an admin command. Kept out of line, away from the I/O path.
     #[cold]
     #[inline(never)]
     pub(crate) fn admin(&mut self, cx: &mut SoftCx, sqe: &Sqe) -> Reply {
         let opcode = AdminOpcode(sqe.opcode);
-        if !SUPPORTED.contains(&opcode) {
+        if !self.supported().any(|supported| supported == opcode) {
             return Err(Failure::field(Status::INVALID_OPCODE, byte::OPCODE, 0));
         }
         check_flags(sqe)?;
@@ -72,6 +85,7 @@ impl SoftNvme {
                 Ok(Outcome::Parked)
             }
             AdminOpcode::FORMAT_NVM => self.format(origin, sqe),
+            AdminOpcode::VIRTUALIZATION_MANAGEMENT => self.manage_virtualization(sqe),
             _ => Err(Failure::field(Status::INVALID_OPCODE, byte::OPCODE, 0)),
         }
     }

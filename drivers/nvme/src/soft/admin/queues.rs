@@ -44,7 +44,7 @@ impl SoftNvme {
             return Err(BAD_QUEUE_ID);
         }
         let size = self.check_ring(sqe, self.regs.entry_sizes_set().1, cdw11.pc())?;
-        if cdw11.ien() && cdw11.iv() >= self.vector_count() {
+        if cdw11.ien() && cdw11.iv() >= self.usable.vectors {
             return Err(Failure::field(Status::INVALID_INTERRUPT_VECTOR, byte::CDW11 + 2, 0));
         }
         let doorbell = self.doorbell(cx, self.regs.cap.cq_doorbell(qid))?;

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use crate::soft::options::OptionError;
 
 /// An open image.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct FileBackend {
     /// Shared with operations under way in the ring.
     pub(crate) file: Arc<File>,

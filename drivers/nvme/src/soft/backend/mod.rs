@@ -19,3 +19,14 @@ pub(crate) enum Backend {
     /// A file, through io_uring.
     File(FileBackend),
 }
+
+impl Backend {
+    /// The same content for another controller.
+    pub(crate) fn share(&self) -> Self {
+        match self {
+            Self::Null => Self::Null,
+            Self::Ram(ram) => Self::Ram(ram.clone()),
+            Self::File(file) => Self::File(file.clone()),
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! A namespace in memory.
 
+use std::sync::Arc;
+
 use doorbell::dma::{HugePages, Memfd, Prefault};
 use doorbell::queues::SharedMem;
 use rustix::fs::{FallocateFlags, fallocate};
@@ -9,10 +11,10 @@ use crate::soft::options::OptionError;
 const PAGE: u64 = 4096;
 
 /// The memory of a RAM namespace. Its pages come into being when they are first touched.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct RamBackend {
     pub(crate) memory: SharedMem,
-    memfd: Memfd,
+    memfd: Arc<Memfd>,
 }
 
 impl RamBackend {
@@ -26,7 +28,7 @@ impl RamBackend {
             Ok::<_, doorbell::dma::DmaError>((memfd.map(Prefault::No)?, memfd))
         };
         let (memory, memfd) = make().map_err(|error| failed(error.to_string()))?;
-        Ok(Self { memory, memfd })
+        Ok(Self { memory, memfd: Arc::new(memfd) })
     }
 
     /// Zeroes a range, which must lie inside. With `release` its whole pages go back to the system.
@@ -34,7 +36,7 @@ impl RamBackend {
         let (first, last) = (at.next_multiple_of(PAGE), (at + len) / PAGE * PAGE);
         if release && first < last {
             let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            if fallocate(&self.memfd, punch, first, last - first).is_ok() {
+            if fallocate(&*self.memfd, punch, first, last - first).is_ok() {
                 self.fill(at, first);
                 self.fill(last, at + len);
                 return;
@@ -51,6 +53,6 @@ impl RamBackend {
     /// Bytes of memory that it takes at present.
     #[cfg(test)]
     pub(crate) fn resident(&self) -> u64 {
-        rustix::fs::fstat(&self.memfd).map_or(0, |stat| stat.st_blocks as u64 * 512)
+        rustix::fs::fstat(&*self.memfd).map_or(0, |stat| stat.st_blocks as u64 * 512)
     }
 }

@@ -75,7 +75,7 @@ fn advance(job: &Job, tools: &mut Tools<'_>, format: &mut Formatting, result: Op
     if let Some(ns) = tools.ns.get_mut(now) {
         ns.formatting = Some(left);
         if matches!(step, Step::End(Ok(()))) {
-            ns.format = format.format;
+            ns.set_format(format.format);
         }
     }
     match step {

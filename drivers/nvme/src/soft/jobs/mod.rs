@@ -241,8 +241,11 @@ impl Jobs {
             Kind::Flush { last } => transfer::flush(job, &mut tools, last, result),
             Kind::Erase(erasure) => erase::step(job, &mut tools, erasure, result),
         };
+        let interrupted = matches!(step, Step::End(Err(_))) && tools.cx.interrupted();
         match step {
             Step::Wait => {}
+            // The host wants an answer first: the same step again in a later poll.
+            _ if interrupted && job.origin.is_some() => self.runnable.push_back(slot),
             Step::Again => self.runnable.push_back(slot),
             Step::End(result) => self.end(ns, slot, result),
         }

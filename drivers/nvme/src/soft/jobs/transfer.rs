@@ -96,7 +96,10 @@ fn collect(job: &mut Job, tools: &mut Tools<'_>) -> Result<(), Failure> {
     let Some(ring) = tools.ring.as_deref() else { return Ok(()) };
     (job.chunk, job.moved) = ((job.len - job.done).min(ring.chunk() as u64), 0);
     let to = ring.offset(tools.slot) as u64;
-    job.segments.read_into(tools.cx, job.done, ring.pool(), to, job.chunk)?;
+    if let Err(fault) = job.segments.read_into(tools.cx, job.done, ring.pool(), to, job.chunk) {
+        job.chunk = 0;
+        return Err(fault.into());
+    }
     Ok(())
 }
 
@@ -106,7 +109,8 @@ fn collect(job: &mut Job, tools: &mut Tools<'_>) -> Result<(), Failure> {
 /// What `result` says, as a status; the end of the file is an error, for the file was longer once.
 fn moved(job: &mut Job, result: Option<i32>, status: Status) -> Result<bool, Failure> {
     match result {
-        None => Ok(false),
+        // Complete, and not delivered yet: the host wanted an answer first.
+        None => Ok(job.chunk > 0 && job.moved == job.chunk),
         // The file ends here: it was truncated, and will not come back by trying again.
         Some(0) => Err(Failure::new(status.dnr())),
         Some(bytes @ 1..) => {
