@@ -54,6 +54,8 @@ mod peer;
 mod real_tests;
 mod regions;
 mod slices;
+#[cfg(test)]
+mod slices_real_tests;
 mod space;
 mod sysfs;
 mod uapi;
