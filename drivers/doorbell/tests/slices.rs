@@ -35,13 +35,15 @@ fn one_line(client: &mut Guard) -> String {
 fn revoked_under_load(bus: &str) {
     let number = std::env::var("DOORBELL_TEST_REVOKE").expect("name the feature that revokes");
     let broker = Broker::serve(&device(&format!(",bus={bus},dmabuf-revoke={number}")));
-    let mut command = doorbell();
-    command.args(["bench", "--depth", "8", "--ios", "8000", "--socket"]).arg(&broker.socket);
-    let neighbour = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut neighbour = Guard(neighbour);
-    broker.await_queue_of(neighbour.pid());
     // Several times, so that stores meet a page that is gone.
-    for _ in 0..4 {
+    let (mut rounds, mut ios) = (0, 4000);
+    while rounds < 3 {
+        let mut neighbour = doorbell();
+        neighbour.args(["bench", "--depth", "8", "--ios", &ios.to_string()]);
+        neighbour.arg("--socket").arg(&broker.socket);
+        neighbour.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut neighbour = Guard(neighbour.spawn().unwrap());
+        broker.await_queue_of(neighbour.pid());
         let mut victim = broker.busy_client();
         broker.await_queue_of(victim.pid());
         let held = holdings(victim.pid());
@@ -52,9 +54,11 @@ fn revoked_under_load(bus: &str) {
         broker.ask(&["revoke", "--pid", &victim.pid().to_string()]).text();
         let error = one_line(&mut victim);
         assert!(error.contains("revoked"), "{error}");
+        // It must have been there all the time; how fast it is depends on the machine.
+        let there = neighbour.0.try_wait().unwrap().is_none();
+        assert_eq!(wait(&mut neighbour.0).code(), Some(0), "the neighbour does not notice");
+        if there { rounds += 1 } else { ios *= 2 }
     }
-    assert_eq!(neighbour.0.try_wait().unwrap(), None, "it was there all the time");
-    assert_eq!(wait(&mut neighbour.0).code(), Some(0), "the neighbour does not notice");
     // All doorbells of this controller lie in one page, the admin queue's too.
     let policy = |file: &std::path::Path| {
         std::fs::write(file, "[[rule]]\nany = true\nrequired_tier = \"paged\"\n").unwrap();

@@ -243,6 +243,10 @@ impl Bus for VfioBus {
         Ok(proof.revoked())
     }
 
+    fn offers(&self, at_least: Tier) -> Result<(), BusError> {
+        self.slices.offers(&self.function, at_least)
+    }
+
     fn exports_device_fd(&self) -> bool {
         self.slices.are_the_device()
     }

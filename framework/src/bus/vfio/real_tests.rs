@@ -54,6 +54,8 @@ pub(super) fn identify_by(bus: &VfioBus, memory: &SharedMem, ring: impl FnOnce()
     bus.write(0, 0x14, Width::B4, 4 << 20 | 6 << 16 | 1).unwrap();
     until_ready(bus, 1);
     let interrupt = bus.signals(0).unwrap().interrupt;
+    // An interrupt of before is not the one that is waited for.
+    let _ = rustix::io::read(&interrupt, &mut [0; 8]);
     let data = IOVA + 0x2000;
     let mut entry = [0u32; 16];
     (entry[0], entry[6], entry[7], entry[10]) = (6, data as u32, (data >> 32) as u32, 1);
