@@ -36,8 +36,8 @@ fn revoked_under_load(bus: &str) {
     let number = std::env::var("DOORBELL_TEST_REVOKE").expect("name the feature that revokes");
     let broker = Broker::serve(&device(&format!(",bus={bus},dmabuf-revoke={number}")));
     // Several times, so that stores meet a page that is gone.
-    let (mut rounds, mut ios) = (0, 4000);
-    while rounds < 3 {
+    let (mut rounds, mut ios) = (0, 2000);
+    while rounds < 2 {
         let mut neighbour = doorbell();
         neighbour.args(["bench", "--depth", "8", "--ios", &ios.to_string()]);
         neighbour.arg("--socket").arg(&broker.socket);
