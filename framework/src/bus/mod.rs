@@ -344,6 +344,15 @@ pub trait Bus: Send + Sync {
     /// [`BusError::Os`] if the kernel refuses.
     fn revoke(&self, slice: Slice, proof: Quiesced) -> Result<Revoked, BusError>;
 
+    /// Whether slices of this tier can be had of the device at all, whatever part of it.
+    ///
+    /// # Errors
+    /// [`BusError::NoSlice`] says why not.
+    fn offers(&self, at_least: Tier) -> Result<(), BusError> {
+        let _ = at_least;
+        Ok(())
+    }
+
     /// True if the descriptor of a slice is the device's own, so that its holder can do with the
     /// device whatever the kernel lets a descriptor do: the policy must allow that.
     fn exports_device_fd(&self) -> bool {

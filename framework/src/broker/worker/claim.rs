@@ -176,6 +176,12 @@ impl Unit {
                 self.name
             )));
         };
+        let no_slice = |error| match error {
+            BusError::Tier { best, .. } => refuse(format!("this device gives at best {best}")),
+            BusError::NoSlice { why, .. } => refuse(why),
+            other => Refusal::Driver(other.to_string()),
+        };
+        self.bus.offers(asked).map_err(no_slice)?;
         let records = &mut *self.records.borrow_mut();
         let holder = records.granting(session, &self.name)?;
         if self.function.is_none() && self.bus.exports_device_fd() && !holder.rights.device_fd {
@@ -209,13 +215,7 @@ impl Unit {
             }
             Err(error) => {
                 records.pages.give_back(session, &pages, alone);
-                Err(match error {
-                    BusError::Tier { best, .. } => {
-                        refuse(format!("this device gives at best {best}"))
-                    }
-                    BusError::NoSlice { why, .. } => refuse(why),
-                    other => Refusal::Driver(other.to_string()),
-                })
+                Err(no_slice(error))
             }
         }
     }

@@ -55,6 +55,8 @@ mod peer;
 mod real_tests;
 mod regions;
 mod slices;
+#[cfg(test)]
+mod slices_real_tests;
 mod space;
 mod sysfs;
 mod token;
@@ -278,6 +280,10 @@ impl Bus for VfioBus {
         self.slices.revoke(&self.function, &slice)?;
         drop(slice);
         Ok(proof.revoked())
+    }
+
+    fn offers(&self, at_least: Tier) -> Result<(), BusError> {
+        self.slices.offers(&self.function, at_least)
     }
 
     fn exports_device_fd(&self) -> bool {

@@ -148,6 +148,19 @@ impl Slices {
         self.revoke.is_err()
     }
 
+    /// Whether the kernel gives slices of a tier.
+    pub(super) fn offers(&self, function: &Function, at_least: Tier) -> Result<(), BusError> {
+        let why = match &self.revoke {
+            Err(why) if at_least > Tier::Cooperative => cannot_revoke(why),
+            Ok(_) if at_least > Tier::Paged => {
+                "a slice of a BAR gives at best paged: all clients of this device share its address space"
+                    .to_owned()
+            }
+            _ => return Ok(()),
+        };
+        Err(BusError::NoSlice { device: Arc::clone(function.name()), wanted: at_least, why })
+    }
+
     /// A slice for a client.
     pub(super) fn export(
         &self,
@@ -155,29 +168,16 @@ impl Slices {
         pages: &Pages,
         at_least: Tier,
     ) -> Result<Slice, BusError> {
-        let no_slice = |why: String| {
-            let device = Arc::clone(function.name());
-            BusError::NoSlice { device, wanted: at_least, why }
-        };
+        self.offers(function, at_least)?;
         let len = pages.range.end - pages.range.start;
-        let (fd, offset, tier) = match &self.revoke {
-            Err(why) if at_least > Tier::Cooperative => return Err(no_slice(cannot_revoke(why))),
-            Ok(_) if at_least > Tier::Paged => {
-                let why = "a slice of a BAR gives at best paged: all clients of this device share its \
-                           address space";
-                return Err(no_slice(why.to_owned()));
-            }
-            Err(_) => {
-                let fd = function.as_fd().try_clone_to_owned();
-                let fd = os(function, "duplicating the device's descriptor", fd)?;
-                (fd, pages.place.offset + pages.range.start, Tier::Cooperative)
-            }
-            Ok(_) => {
-                let fd = dmabuf::export(function.as_fd(), pages.region, pages.range.start, len);
-                let fd =
-                    os(function, "exporting pages of a BAR (VFIO_DEVICE_FEATURE_DMA_BUF)", fd)?;
-                (fd, 0, Tier::Paged)
-            }
+        let (fd, offset, tier) = if self.are_the_device() {
+            let fd = function.as_fd().try_clone_to_owned();
+            let fd = os(function, "duplicating the device's descriptor", fd)?;
+            (fd, pages.place.offset + pages.range.start, Tier::Cooperative)
+        } else {
+            let fd = dmabuf::export(function.as_fd(), pages.region, pages.range.start, len);
+            let fd = os(function, "exporting pages of a BAR (VFIO_DEVICE_FEATURE_DMA_BUF)", fd)?;
+            (fd, 0, Tier::Paged)
         };
         Ok(Slice { fd, offset, len, tier, region: pages.region, region_offset: pages.range.start })
     }
