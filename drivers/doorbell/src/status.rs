@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use doorbell::wire::{FunctionState, FunctionStatus, ReclaimCause, RevokeTarget, SessionStatus, StatusReport};
+use doorbell::wire::{
+    FunctionState, FunctionStatus, ReclaimCause, RevokeTarget, SessionStatus, StatusReport,
+};
 use doorbell_bench::report::units::bytes;
 use serde::Serialize;
 

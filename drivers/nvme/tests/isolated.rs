@@ -136,9 +136,13 @@ fn what_a_function_has_is_its_clients() {
         let refused = operator.revoke(RevokeTarget::Queue(1)).await.unwrap_err().to_string();
         assert!(refused.contains("soft:nvme and soft:nvme/vf0"), "{refused}");
         assert_eq!(operator.revoke(RevokeTarget::Queue(2)).await.unwrap(), (1, 1));
-        let session = client.status().await.unwrap().sessions.iter().find_map(|session| {
-            session.function.as_ref().map(|_| session.session)
-        });
+        let session = client
+            .status()
+            .await
+            .unwrap()
+            .sessions
+            .iter()
+            .find_map(|session| session.function.as_ref().map(|_| session.session));
         let revoked = operator.revoke(RevokeTarget::Session(session.unwrap())).await.unwrap();
         assert_eq!(revoked, (2, 1));
         until(&operator, "the function", |status| free(status) == 1).await;
@@ -159,7 +163,10 @@ fn without_a_free_function_there_is_a_clear_refusal() {
         let two = rig.nvme_with(8 << 20, isolated(4)).await;
         let third = rig.client().await;
         let refused = Nvme::claim(&third, isolated(4)).await.unwrap_err().to_string();
-        assert!(refused.contains("all 2 virtual functions") && !refused.contains('\n'), "{refused}");
+        assert!(
+            refused.contains("all 2 virtual functions") && !refused.contains('\n'),
+            "{refused}"
+        );
         // Nothing was taken by the refusal, and less can be had.
         drop(Nvme::claim(&third, QueueSpec::depth(4)).await.unwrap());
         drop(one);

@@ -64,7 +64,8 @@ impl Rig {
             .driver::<NvmeDriver>()
             .model("nvme", |options| Meddled::build(options, Freezing(&PRIMARY)));
         let limit = Duration::from_millis(500);
-        let timeouts = Timeouts { abort: limit, quiesce: limit, create: limit, ..Timeouts::default() };
+        let timeouts =
+            Timeouts { abort: limit, quiesce: limit, create: limit, ..Timeouts::default() };
         let spec = "soft:nvme,ram=1M,vfs=2".parse().unwrap();
         let broker = Broker::builder(registry).device(spec).socket(&socket).timeouts(timeouts);
         Self { _broker: broker.start().unwrap(), socket, _dir: dir }

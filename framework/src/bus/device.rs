@@ -106,9 +106,8 @@ impl Device {
     ) -> Result<(Self, IovaAllocator, Partition), BusError> {
         let mut iova = IovaAllocator::new(&bus.dma().ranges(), address_bits);
         let name = Arc::clone(&bus.identity().name);
-        let partition = iova
-            .partition_at(client)
-            .map_err(|source| BusError::Dma { device: name, source })?;
+        let partition =
+            iova.partition_at(client).map_err(|source| BusError::Dma { device: name, source })?;
         let vectors = vectors.min(bus.vectors());
         let device = Self::take(bus, &mut iova, vectors, true)?;
         Ok((device, iova, partition))

@@ -34,7 +34,8 @@ pub use message::{
 pub use refusal::{Limit, Refusal};
 pub use socket::{Packet, Received};
 pub use status::{
-    ArenaStatus, FunctionState, FunctionStatus, QueueStatus, QuotaStatus, ReclaimCause, ReclaimReport, SessionStatus, StatusReport,
+    ArenaStatus, FunctionState, FunctionStatus, QueueStatus, QuotaStatus, ReclaimCause,
+    ReclaimReport, SessionStatus, StatusReport,
 };
 
 /// Version of the protocol. Any change of a message's form is a new version.

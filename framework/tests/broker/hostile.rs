@@ -8,7 +8,7 @@ use std::path::Path;
 use doorbell::dma::{HugePages, Memfd};
 use doorbell::wire::codec::{encode_reply, encode_request};
 use doorbell::wire::socket::{receive, send};
-use doorbell::wire::{VERSION, Message, Packet, Received, Refusal, Reply, Request};
+use doorbell::wire::{Message, Packet, Received, Refusal, Reply, Request, VERSION};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{AddressFamily, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketType};

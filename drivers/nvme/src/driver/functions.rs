@@ -204,10 +204,9 @@ pub(super) async fn give_up_flexible(
         }
     };
     let mut any = false;
-    for (kind, held) in [
-        (QUEUES, capabilities.queues.primary),
-        (INTERRUPTS, capabilities.interrupts.primary),
-    ] {
+    for (kind, held) in
+        [(QUEUES, capabilities.queues.primary), (INTERRUPTS, capabilities.interrupts.primary)]
+    {
         if capabilities.crt & 1 << kind.code == 0 || held == 0 {
             continue;
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
-use super::unit::Unit;
 use super::records::{Arena, Session};
+use super::unit::Unit;
 use crate::bus::PartitionQuiesced;
 use crate::dma::{Access, DmaError, DmaSpace, IovaAllocator, Memfd};
 use crate::spec::DeviceSpec;

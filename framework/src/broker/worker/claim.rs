@@ -2,8 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
-use super::unit::Unit;
 use super::records::{Live, Queue, QueueState};
+use super::unit::Unit;
 use crate::bus::proof::PartitionId;
 use crate::bus::{BusError, QueueToken, Slice};
 use crate::dma::Partition;
@@ -173,7 +173,7 @@ impl Unit {
             // nobody else. All the same, no more than there is need for.
             let export = |tier| self.bus.export(made.region, first, len, tier);
             let slice = export(Tier::Paged).or_else(|_| export(Tier::Cooperative));
-            Slice { tier: Tier::Isolated, ..slice.map_err(bus)? }
+            slice.map_err(bus)?
         } else {
             self.bus.export(made.region, first, len, reserved.at_least).map_err(bus)?
         };
@@ -190,7 +190,7 @@ impl Unit {
         };
         let mut grant = Grant {
             queue: reserved.queue,
-            tier: slice.tier,
+            tier: self.tier_of(&slice),
             entries: wanted.entries,
             slice_offset: slice.offset,
             slice_len: slice.len,
@@ -207,6 +207,11 @@ impl Unit {
         Ok(Offer { grant, fds, slice })
     }
 
+    /// How well a queue with this slice is isolated.
+    fn tier_of(&self, slice: &Slice) -> Tier {
+        if self.function.is_some() { Tier::Isolated } else { slice.tier }
+    }
+
     /// The queue exists: from here on it is torn down by the proof chain.
     fn install(&self, session: u64, reserved: &Reserved, offered: Option<(Slice, u16)>) {
         let (slice, vector) = offered.unzip();
@@ -217,7 +222,7 @@ impl Unit {
         }
         if let Some(queue) = records.queue_mut(session, reserved.queue) {
             queue.vector = vector;
-            queue.tier = slice.as_ref().map_or(queue.tier, |slice| slice.tier);
+            queue.tier = slice.as_ref().map_or(queue.tier, |slice| self.tier_of(slice));
             queue.state = QueueState::Live(Live { token, slice, made_at: reserved.resets });
         }
     }

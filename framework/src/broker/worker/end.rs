@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::unit::Unit;
 use super::records::{Live, QueueState};
+use super::unit::Unit;
 use crate::bus::{QueueToken, Quiesced, Recovered, Slice};
 use crate::deadline::Deadline;
 use crate::driver::Scope;

@@ -18,7 +18,8 @@ impl Worker {
         let units = self.common.units();
         let mut sessions: Vec<_> = units.iter().flat_map(|unit| unit.sessions(shown)).collect();
         sessions.sort_unstable_by_key(|session| session.session);
-        let sum = |of: fn(&Records) -> u64| units.iter().map(|unit| of(&unit.records.borrow())).sum();
+        let sum =
+            |of: fn(&Records) -> u64| units.iter().map(|unit| of(&unit.records.borrow())).sum();
         let records = self.primary.records.borrow();
         let others = units.iter().filter(|unit| unit.function.is_some());
         let last_fault = others.filter_map(|unit| unit.records.borrow().last_fault).next_back();

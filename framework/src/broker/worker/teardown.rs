@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::unit::Unit;
 use super::records::{Arena, QueueState, Records, Session};
+use super::unit::Unit;
 use crate::broker::BrokerError;
 use crate::bus::{PartitionQuiesced, Revoked};
 use crate::deadline::Deadline;

@@ -56,9 +56,7 @@ pub(super) fn open(site: &Site, files: Files, token: Option<&Token>) -> Result<O
     let Files { device, iommufd, path } = files;
     let bound = match token {
         None => iommufd::bind(device.as_fd(), iommufd.as_fd()),
-        Some(token) => {
-            iommufd::bind_with_token(device.as_fd(), iommufd.as_fd(), token.as_bytes())
-        }
+        Some(token) => iommufd::bind_with_token(device.as_fd(), iommufd.as_fd(), token.as_bytes()),
     };
     bound.map_err(|error| {
         let step = "binding the device to iommufd (VFIO_DEVICE_BIND_IOMMUFD)";

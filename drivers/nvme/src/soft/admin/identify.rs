@@ -15,8 +15,8 @@ use crate::spec::identify_ns::{
 };
 use crate::spec::log::wide;
 use crate::spec::{
-    AdminOpcode, Cns, IDENTIFY_BYTES, IdentifyController, IdentifyNamespace, LbaFormat, NSID_ALL, Sqe, Status,
-    Version,
+    AdminOpcode, Cns, IDENTIFY_BYTES, IdentifyController, IdentifyNamespace, LbaFormat, NSID_ALL,
+    Sqe, Status, Version,
 };
 
 /// WCTEMP, in kelvin; also the default over temperature threshold.

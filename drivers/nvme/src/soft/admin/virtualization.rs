@@ -88,7 +88,9 @@ impl SoftNvme {
                 let of: (fn(&State) -> u16, fn(&mut State) -> &mut u16) = match cdw10.rt() {
                     resource::QUEUE => (|s| s.queues, |s| &mut s.queues),
                     resource::INTERRUPT => (|s| s.interrupts, |s| &mut s.interrupts),
-                    _ => return Err(Failure::field(Status::INVALID_RESOURCE_ID, byte::CDW10 + 1, 0)),
+                    _ => {
+                        return Err(Failure::field(Status::INVALID_RESOURCE_ID, byte::CDW10 + 1, 0));
+                    }
                 };
                 let others = self.assigned(of.0) - u32::from(of.0(&secondary.lock()));
                 let most = u32::from(self.most_of_secondary()).min(self.flexible() - others);

@@ -3,8 +3,8 @@
 use std::os::fd::AsRawFd;
 
 use super::types::{
-    AttachIommufd, BindIommufd, BindWithToken, IoasAlloc, IoasIovaRanges, IoasMap, IoasMapFile, IoasUnmap,
-    IovaRange,
+    AttachIommufd, BindIommufd, BindWithToken, IoasAlloc, IoasIovaRanges, IoasMap, IoasMapFile,
+    IoasUnmap, IovaRange,
 };
 use super::{BorrowedFd, SharedMem, call, flag, io};
 

@@ -6,9 +6,9 @@ use iommufd_bindings::iommufd as iommu;
 use vfio_bindings::bindings::vfio;
 
 use super::types::{
-    AttachIommufd, BindIommufd, BindWithToken, DeviceInfo, DmaMap, DmaUnmap, FeatureHeader, GroupStatus,
-    IoasAlloc, IoasIovaRanges, IoasMap, IoasMapFile, IoasUnmap, IovaRange, Irq, IrqInfo, IrqSet,
-    RegionInfo, Type1Info, flag,
+    AttachIommufd, BindIommufd, BindWithToken, DeviceInfo, DmaMap, DmaUnmap, FeatureHeader,
+    GroupStatus, IoasAlloc, IoasIovaRanges, IoasMap, IoasMapFile, IoasUnmap, IovaRange, Irq,
+    IrqInfo, IrqSet, RegionInfo, Type1Info, flag,
 };
 use super::{chain, variable};
 
