@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use doorbell::tier::Tier;
 
 use crate::tools::args::{Bind, Check, List, Unbind};
 
@@ -240,6 +241,9 @@ pub(crate) struct Bench {
     /// The namespace
     #[arg(long, short, default_value_t = 1)]
     pub(crate) namespace: u32,
+    /// The least isolation that will do: cooperative, paged, mediated or isolated
+    #[arg(long, default_value_t = Tier::Cooperative)]
+    pub(crate) tier: Tier,
     /// Queue depths, separated by commas
     #[arg(long, value_delimiter = ',', default_value = "1,32", value_name = "N,...")]
     pub(crate) depth: Vec<u16>,
@@ -321,6 +325,9 @@ pub(crate) struct Blocks {
     /// The first block
     #[arg(long, default_value_t = 0)]
     pub(crate) lba: u64,
+    /// The least isolation that will do: cooperative, paged, mediated or isolated
+    #[arg(long, default_value_t = Tier::Cooperative)]
+    pub(crate) tier: Tier,
 }
 
 #[derive(Debug, Args)]

@@ -164,7 +164,7 @@ fn health(smart: &Smart) -> String {
 
 async fn claim(at: &Blocks) -> Result<Nvme> {
     let client = to_work(&at.target, (CHUNK as usize) + (2 << 20)).await?;
-    Ok(Nvme::claim(&client, QueueSpec::depth(DEPTH)).await?)
+    Ok(Nvme::claim(&client, QueueSpec::depth(DEPTH).at_least(at.tier)).await?)
 }
 
 /// Checks a range before anything is moved: half of a write would be worse than none.

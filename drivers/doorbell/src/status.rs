@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use doorbell::wire::{ReclaimCause, RevokeTarget, SessionStatus, StatusReport};
+use doorbell::wire::{
+    FunctionState, FunctionStatus, ReclaimCause, RevokeTarget, SessionStatus, StatusReport,
+};
 use doorbell_bench::report::units::bytes;
 use serde::Serialize;
 
@@ -131,7 +133,9 @@ fn describe(text: &mut String, report: &StatusReport) {
     let about = &device.about_bus;
     let about = if about.is_empty() { String::new() } else { format!(": {about}") };
     push(text, &format!("bus {}{about}", device.bus));
-    let used: usize = report.sessions.iter().map(|session| session.queues.len()).sum();
+    // Those of virtual functions are not the device's.
+    let on_device = report.sessions.iter().filter(|session| session.function.is_none());
+    let used: usize = on_device.map(|session| session.queues.len()).sum();
     if device.queues == 0 {
         push(text, "it has no queues: clients ask its driver");
     } else {
@@ -163,8 +167,25 @@ fn describe(text: &mut String, report: &StatusReport) {
             ),
         );
     }
+    functions(text, report);
     sessions(text, report);
     reclaims(text, report);
+}
+
+/// One line for all virtual functions that are in use or free, and one for each that is lost.
+fn functions(text: &mut String, report: &StatusReport) {
+    let functions = &report.virtual_functions;
+    if functions.is_empty() {
+        return;
+    }
+    let given = |function: &&FunctionStatus| matches!(function.state, FunctionState::Given { .. });
+    let (given, total) = (functions.iter().filter(given).count(), functions.len());
+    push(text, &format!("{given} of {} in use", plural(total as u64, "virtual function")));
+    for function in functions {
+        if let FunctionState::Lost { why } = &function.state {
+            push(text, &format!("virtual function {} IS OUT OF USE: {why}", function.index));
+        }
+    }
 }
 
 fn sessions(text: &mut String, report: &StatusReport) {
@@ -180,6 +201,9 @@ fn sessions(text: &mut String, report: &StatusReport) {
     push(text, &head);
     for session in &report.sessions {
         push(text, &session_row(session));
+        if let Some(function) = &session.function {
+            push(text, &format!("{:>15} alone on {function}", ""));
+        }
         for queue in &session.queues {
             let ended = queue.ended.map_or_else(String::new, |cause| format!("  ended: {cause:?}"));
             push(

@@ -424,7 +424,16 @@ pub trait Bus: Send + Sync {
         0
     }
 
-    /// Opens a virtual function: a device of its own, with its own address space. It is closed when
+    /// Whether a virtual function is for this process to use: asked before anything is done to it.
+    ///
+    /// # Errors
+    /// [`BusError::Open`] if it belongs to somebody else (a kernel driver).
+    fn check_virtual_function(&self, index: u16) -> Result<(), BusError> {
+        let _ = index;
+        Ok(())
+    }
+
+    /// Opens a virtual function, which has its interrupts by then: a device of its own, with its own address space. It is closed when
     /// the last handle is dropped, and can be opened again then. One that is open, here or anywhere
     /// else, cannot be opened.
     ///

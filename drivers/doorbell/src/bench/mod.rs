@@ -110,7 +110,7 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
     let combinations = combinations(args);
     let arena = arena_bytes(&combinations);
     let deepest = combinations.iter().map(|one| one.depth).max().unwrap_or(1);
-    let spec = QueueSpec::depth(u32::from(deepest));
+    let spec = QueueSpec::depth(u32::from(deepest)).at_least(args.tier);
     block_on(async {
         let nvme = match &args.spec {
             Some(device) => crate::registry::open(device, spec, arena).await?,

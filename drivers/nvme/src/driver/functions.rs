@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use doorbell::driver::{DriverError, VirtualResources};
@@ -62,13 +63,15 @@ const INTERRUPTS: Kind = Kind {
 
 /// Takes a function's controller offline, gives it its share, and takes it online.
 pub(super) async fn prepare(
-    shared: &Shared,
+    shared: &Rc<Shared>,
     index: u16,
     of: u16,
 ) -> Result<VirtualResources, DriverError> {
+    // Functions that were enabled after bring-up.
+    shared.keep_only_private().await?;
     let admin = shared.admin()?;
+    let capabilities = capabilities(&admin, shared.name(), PREPARE).await?;
     let before = find(shared, &admin, index, PREPARE).await?;
-    let capabilities = capabilities(shared, &admin, PREPARE).await?;
     manage(&admin, action::OFFLINE, 0, before.scid, 0)
         .await
         .map_err(|error| shared.failed(error, PREPARE))?;
@@ -162,8 +165,8 @@ fn share(
 /// Takes a function's controller offline and its resources back.
 pub(super) async fn release(shared: &Shared, index: u16) -> Result<(), DriverError> {
     let admin = shared.admin()?;
+    let capabilities = capabilities(&admin, shared.name(), RELEASE).await?;
     let found = find(shared, &admin, index, RELEASE).await?;
-    let capabilities = capabilities(shared, &admin, RELEASE).await?;
     let done = off(&admin, &capabilities, found.scid).await;
     done.map_err(|error| shared.failed(error, RELEASE))?;
     shared.functions.0.borrow_mut().remove(&index);
@@ -192,8 +195,14 @@ pub(super) async fn give_up_flexible(
     device: &Arc<str>,
 ) -> Result<bool, DriverError> {
     let step = "giving up flexible resources";
-    let capabilities: PrimaryCapabilities =
-        identify::fetch(admin, device, step, Cns::PRIMARY_CAPABILITIES, 0).await?;
+    let capabilities = match capabilities(admin, device, step).await {
+        Ok(capabilities) => capabilities,
+        Err(error) => {
+            // Not every device with virtual functions has them managed by NVMe.
+            tracing::debug!(%device, %error, "no flexible resources");
+            return Ok(false);
+        }
+    };
     let mut any = false;
     for (kind, held) in
         [(QUEUES, capabilities.queues.primary), (INTERRUPTS, capabilities.interrupts.primary)]
@@ -209,16 +218,21 @@ pub(super) async fn give_up_flexible(
     Ok(any)
 }
 
+/// Primary Controller Capabilities. That there are any tells whether it has Virtualization
+/// Management: not every controller that has says so in OACS.
 async fn capabilities(
-    shared: &Shared,
     admin: &AdminQueue,
+    device: &Arc<str>,
     step: &'static str,
 ) -> Result<PrimaryCapabilities, DriverError> {
-    if !shared.virtualizes() {
-        let problem = "the controller has no Virtualization Management (OACS bit 7 is 0)";
-        return Err(broken(shared.name(), step, problem));
-    }
-    identify::fetch(admin, shared.name(), step, Cns::PRIMARY_CAPABILITIES, 0).await
+    let raw = identify::raw(admin, Cns::PRIMARY_CAPABILITIES, 0).await.map_err(|error| {
+        if error.status().is_none() {
+            return error.during(device, step);
+        }
+        let problem = format!("it does not manage virtual functions by NVMe ({error})");
+        broken(device, step, problem)
+    })?;
+    identify::view(&raw).ok_or_else(|| broken(device, step, "the data structure is cut short"))
 }
 
 /// The secondary controller of a virtual function.

@@ -41,7 +41,7 @@ pub(super) fn view<T: Pod>(bytes: &[u8]) -> Option<T> {
     bytes.get(..size_of::<T>()).map(bytemuck::pod_read_unaligned)
 }
 
-pub(super) async fn fetch<T: Pod>(
+async fn fetch<T: Pod>(
     admin: &AdminQueue,
     device: &Arc<str>,
     step: &'static str,
@@ -73,7 +73,6 @@ pub(super) async fn controller(
     let events = Events {
         requests: usize::from(id.aerl) + 1,
         namespace: id.oaes & 1 << 8 != 0,
-        virtualization: id.oacs & oacs::VIRTUALIZATION != 0,
         shutdown: (micros != 0).then(|| Duration::from_micros(micros)),
     };
     let nvm = nvm_limits(admin).await;
@@ -142,8 +141,6 @@ pub(super) struct Events {
     pub(super) requests: usize,
     /// Namespace attribute notices are supported (OAES bit 8).
     pub(super) namespace: bool,
-    /// Virtualization Management is supported (OACS bit 7).
-    pub(super) virtualization: bool,
     /// How long a shutdown may take (RTD3E), if the controller says.
     pub(super) shutdown: Option<Duration>,
 }

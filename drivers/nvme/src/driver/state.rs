@@ -38,8 +38,6 @@ struct Up {
     admin: Rc<AdminQueue>,
     controller: ControllerInfo,
     shutdown: Duration,
-    /// It has Virtualization Management.
-    virtualization: bool,
     _events: Vec<rt::Task>,
 }
 
@@ -116,9 +114,11 @@ impl Shared {
         Ok(shared)
     }
 
-    /// Where virtual functions are enabled, the resources that can be theirs are theirs.
-    async fn keep_only_private(self: &Rc<Self>) -> Result<(), DriverError> {
-        if !self.virtualizes() || self.device.bus().virtual_functions() == 0 {
+    /// Where virtual functions are enabled, the resources that can be theirs are theirs. That takes a
+    /// reset, so it is done only while nobody has a queue or a function.
+    pub(super) async fn keep_only_private(self: &Rc<Self>) -> Result<(), DriverError> {
+        let enabled = !self.is_virtual() && self.device.bus().virtual_functions() > 0;
+        if !enabled || !self.queues.is_empty() || !self.functions.is_empty() {
             return Ok(());
         }
         let admin = self.admin()?;
@@ -214,11 +214,6 @@ impl Shared {
         self.up.borrow().as_ref().map_or(SHUTDOWN, |up| up.shutdown)
     }
 
-    /// True if it can have virtual functions.
-    pub(super) fn virtualizes(&self) -> bool {
-        self.up.borrow().as_ref().is_some_and(|up| up.virtualization)
-    }
-
     /// True if this is a virtual function itself.
     pub(super) fn is_virtual(&self) -> bool {
         self.device.is_virtual()
@@ -302,8 +297,7 @@ impl Shared {
         );
         let tasks = events::watch(self, admin, &events);
         let shutdown = events.shutdown.unwrap_or(SHUTDOWN);
-        let virtualization = events.virtualization;
-        Ok(Up { admin: Rc::clone(admin), controller, shutdown, virtualization, _events: tasks })
+        Ok(Up { admin: Rc::clone(admin), controller, shutdown, _events: tasks })
     }
 
     /// Agrees on the number of I/O queue pairs (base 2.0, 5.27.1.5): no more than there are

@@ -6,7 +6,7 @@ use super::pages::PageRange;
 use super::records::{Held, Live, Queue, QueueState};
 use super::unit::Unit;
 use crate::bus::proof::PartitionId;
-use crate::bus::{BusError, QueueToken};
+use crate::bus::{BusError, QueueToken, Slice};
 use crate::dma::Partition;
 use crate::driver::{QueueGrant, QueueMemory, QueueRequest};
 use crate::tier::Tier;
@@ -206,9 +206,7 @@ impl Unit {
         };
         match exported {
             Ok(mut slice) => {
-                if isolated {
-                    slice.tier = Tier::Isolated;
-                } else if !alone && slice.tier == Tier::Paged {
+                if !isolated && !alone && slice.tier == Tier::Paged {
                     slice.tier = Tier::Cooperative;
                 }
                 Ok(Held { slice, pages, alone })
@@ -243,7 +241,7 @@ impl Unit {
         })?;
         let mut grant = Grant {
             queue: reserved.queue,
-            tier: slice.tier,
+            tier: self.tier_of(slice),
             entries: wanted.entries,
             slice_offset: slice.offset,
             slice_len: slice.len,
@@ -260,6 +258,11 @@ impl Unit {
         Ok(Offer { grant, fds })
     }
 
+    /// How well a queue with this slice is isolated.
+    fn tier_of(&self, slice: &Slice) -> Tier {
+        if self.function.is_some() { Tier::Isolated } else { slice.tier }
+    }
+
     /// The queue exists: from here on it is torn down by the proof chain.
     fn install(&self, session: u64, reserved: &Reserved, offered: Option<(Held, u16)>) {
         let (slice, vector) = offered.unzip();
@@ -270,7 +273,7 @@ impl Unit {
         }
         if let Some(queue) = records.queue_mut(session, reserved.queue) {
             queue.vector = vector;
-            queue.tier = slice.as_ref().map_or(queue.tier, |held| held.slice.tier);
+            queue.tier = slice.as_ref().map_or(queue.tier, |held| self.tier_of(&held.slice));
             queue.state = QueueState::Live(Live { token, slice, made_at: reserved.resets });
         }
     }

@@ -160,15 +160,15 @@ impl Worker {
         of: u16,
         client: Range<u64>,
     ) -> Result<(Rc<Unit>, Partition), Refusal> {
-        // First of all, for it fails if anybody else has the function.
-        let bus = match self.primary.bus.open_virtual_function(index) {
-            Ok(bus) => bus,
-            Err(error) => return Err(self.not_opened(index, &error)),
-        };
+        // It is opened once it has its interrupts, for they are counted then; but one that somebody
+        // else has must not be touched.
+        if let Err(error) = self.primary.bus.check_virtual_function(index) {
+            return Err(self.not_opened(index, &error));
+        }
         let limit = self.common.timeouts.probe;
         let asked = self.primary.driver.prepare_virtual_function(index, of);
         let opened = match tokio::time::timeout(limit, asked).await {
-            Ok(Ok(resources)) => self.bring_up(index, bus, resources, client).await,
+            Ok(Ok(resources)) => self.bring_up(index, resources, client).await,
             // The driver says that it is off.
             Ok(Err(error)) => return Err(self.not_opened(index, &error)),
             Err(_) => {
@@ -196,11 +196,11 @@ impl Worker {
     async fn bring_up(
         &self,
         index: u16,
-        bus: Arc<dyn Bus>,
         resources: VirtualResources,
         client: Range<u64>,
     ) -> Result<(Rc<Unit>, Partition), Refusal> {
         let refuse = |error: &dyn std::error::Error| Refusal::Driver(error.to_string());
+        let bus = self.primary.bus.open_virtual_function(index).map_err(|e| refuse(&e))?;
         let entry = *self.registry.find(bus.identity()).map_err(|e| refuse(&e))?;
         let (bits, vectors) = (entry.address_bits, resources.vectors);
         let attached = Device::attach_virtual(bus, bits, vectors, client);

@@ -189,6 +189,13 @@ impl VfioBus {
         })
     }
 
+    fn virtual_function(&self, index: u16) -> Result<Address, BusError> {
+        let functions = sysfs::virtual_functions(Path::new(sysfs::SYSFS), self.address);
+        let found = functions.get(usize::from(index)).copied();
+        let count = functions.len() as u16;
+        found.ok_or_else(|| super::no_virtual_function(&self.identity, index, count))
+    }
+
     /// What this function's virtual functions are opened with.
     fn token(&self) -> Result<&Token, BusError> {
         if let Some(token) = self.token.get() {
@@ -341,13 +348,18 @@ impl Bus for VfioBus {
         sysfs::virtual_functions(Path::new(sysfs::SYSFS), self.address).len() as u16
     }
 
+    fn check_virtual_function(&self, index: u16) -> Result<(), BusError> {
+        let address = self.virtual_function(index)?;
+        let site = open::site(Path::new(sysfs::SYSFS), address);
+        site.map(drop).map_err(|open::Problem { step, problem }| {
+            let device = address.to_string().into();
+            BusError::Open { device, step, problem }
+        })
+    }
+
     fn open_virtual_function(&self, index: u16) -> Result<Arc<dyn Bus>, BusError> {
-        let functions = sysfs::virtual_functions(Path::new(sysfs::SYSFS), self.address);
-        let Some(address) = functions.get(usize::from(index)) else {
-            let count = functions.len() as u16;
-            return Err(super::no_virtual_function(&self.identity, index, count));
-        };
-        let bus = Self::open_by(*address, self.wanted, self.numbers, Some(self.token()?))?;
+        let address = self.virtual_function(index)?;
+        let bus = Self::open_by(address, self.wanted, self.numbers, Some(self.token()?))?;
         Ok(Arc::new(bus))
     }
 
