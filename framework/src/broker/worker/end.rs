@@ -10,7 +10,7 @@ use crate::driver::Scope;
 use crate::wire::{EndCause, Event, Refusal, Reply, Timeout};
 
 /// What a driver gets beyond its deadline before the broker goes on without it.
-const GRACE: Duration = Duration::from_millis(500);
+pub(super) const GRACE: Duration = Duration::from_millis(500);
 
 impl Worker {
     /// Takes a queue from the device. Returns once the device is done with it, whoever ended it.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::Worker;
+use super::end::GRACE;
 use super::records::{Arena, QueueState, Records, Session};
 use crate::broker::BrokerError;
 use crate::bus::{PartitionQuiesced, Revoked};
@@ -201,7 +202,7 @@ impl Worker {
         let limit = self.timeouts.shutdown;
         let asked = self.driver.shutdown(Deadline::after(limit));
         let device = std::sync::Arc::clone(&self.name);
-        match tokio::time::timeout(limit, asked).await {
+        match tokio::time::timeout(limit + GRACE, asked).await {
             Ok(Ok(())) => {
                 tracing::info!(device = %self.name, "shut down");
                 Ok(())
