@@ -66,8 +66,11 @@ impl FromStr for DeviceSpec {
     }
 }
 
+/// `KEY=VALUE`s.
+type Options = Vec<(String, String)>;
+
 /// What stands before the first comma, and the `KEY=VALUE` after it.
-fn split_options(text: &str) -> Result<(&str, Vec<(String, String)>), String> {
+fn split_options(text: &str) -> Result<(&str, Options), String> {
     let mut parts = text.split(',');
     let first = parts.next().unwrap_or_default();
     let options = parts.map(|part| match part.split_once('=') {

@@ -47,7 +47,7 @@ impl Bell {
             Ok(mut ready) => ready.clear_ready(),
             Err(error) => {
                 tracing::warn!(%error, "waiting for a device's events");
-                pending().await
+                pending::<()>().await;
             }
         }
     }
@@ -131,12 +131,11 @@ impl Worker {
     /// The device is gone, or about to go: every grant ends.
     async fn removed(&self) {
         let mut last = self.reset.lock().await;
-        let proof = match self.bus.reset(Deadline::after(self.timeouts.abort)) {
-            Ok(()) => Some(Recovered::by_reset()),
-            // It is not there any more, so it reaches no memory.
-            Err(BusError::Gone { .. }) => Some(Recovered::by_removal()),
+        let proof = match self.bus.silence(Deadline::after(self.timeouts.abort)) {
+            // It does no DMA any more, or is not there any more: it reaches no memory.
+            Ok(()) | Err(BusError::Gone { .. }) => Some(Recovered::by_removal()),
             Err(error) => {
-                tracing::error!(device = %self.name, %error, "a device that goes cannot be reset");
+                tracing::error!(device = %self.name, %error, "a device that goes may do DMA still");
                 None
             }
         };

@@ -28,7 +28,6 @@ pub(super) fn device_file(name: &str) -> PathBuf {
 pub(super) struct Files {
     device: OwnedFd,
     iommufd: OwnedFd,
-    path: PathBuf,
 }
 
 /// Opens the files that this bus needs. The device is not touched.
@@ -47,20 +46,19 @@ pub(super) fn files(site: &Site) -> Result<Files, Problem> {
     let path = device_file(name);
     let iommufd: File = open_file("opening iommufd", Path::new(IOMMUFD))?;
     let device: File = open_file("opening the device", &path)?;
-    Ok(Files { device: device.into(), iommufd: iommufd.into(), path })
+    Ok(Files { device: device.into(), iommufd: iommufd.into() })
 }
 
 /// Opens the device at `site`.
 pub(super) fn open(site: &Site, files: Files) -> Result<Opened, Problem> {
-    let Files { device, iommufd, path } = files;
+    let Files { device, iommufd } = files;
     iommufd::bind(device.as_fd(), iommufd.as_fd()).map_err(|error| {
         let step = "binding the device to iommufd (VFIO_DEVICE_BIND_IOMMUFD)";
         let foreign = sysfs::foreign(Path::new(sysfs::SYSFS), site.group);
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::BUSY) if !foreign.is_empty() => problem(step, not_viable(site)),
-            // The group's file and the device's exclude each other.
-            Some(Errno::BUSY) => problem(step, busy(&super::container::group_file(site.group))),
-            Some(Errno::INVAL) => problem(step, busy(&path)),
+            // By its group, or by its own file.
+            Some(Errno::BUSY | Errno::INVAL) => problem(step, busy(site)),
             Some(Errno::PERM) => problem(step, refused("bind", &error)),
             _ => problem(step, error.to_string()),
         }

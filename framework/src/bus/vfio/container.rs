@@ -30,7 +30,7 @@ pub(super) fn group_file(group: u32) -> PathBuf {
 /// Opens the device at `site`.
 pub(super) fn open(site: &Site) -> Result<Opened, Problem> {
     let path = group_file(site.group);
-    let group = open_group(&path)?;
+    let group = open_group(site, &path)?;
     viable(site, group.as_fd())?;
     let container: OwnedFd = open_file("opening the VFIO container", Path::new(CONTAINER))?.into();
     let step = "attaching its group to a container";
@@ -98,25 +98,27 @@ pub(super) fn refused(what: &str, error: &std::io::Error) -> String {
     }
 }
 
-fn open_group(path: &Path) -> Result<OwnedFd, Problem> {
+fn open_group(site: &Site, path: &Path) -> Result<OwnedFd, Problem> {
     let step = "opening its IOMMU group";
     match File::options().read(true).write(true).open(path) {
         Ok(file) => Ok(file.into()),
         Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
-            Err(problem(step, busy(path)))
+            Err(problem(step, busy(site)))
         }
         // With the words for missing files and permissions.
         Err(_) => open_file(step, path).map(OwnedFd::from),
     }
 }
 
-/// Who has a file of VFIO open, which only one may.
-pub(super) fn busy(path: &Path) -> String {
-    let who = match sysfs::holders(path) {
-        holders if holders.is_empty() => "a process that this user cannot see".to_owned(),
-        holders => format!("process {}", holders.join(", ")),
+/// Who has the device, by its group or by its own file: the two exclude each other.
+pub(super) fn busy(site: &Site) -> String {
+    let mut paths = vec![group_file(site.group)];
+    paths.extend(site.cdev.as_deref().map(super::cdev::device_file));
+    let who = match sysfs::holders(&paths) {
+        holders if holders.is_empty() => "by a process that this user cannot see".to_owned(),
+        holders => format!("by process {}", holders.join(", ")),
     };
-    format!("{} is in use by {who}; one process at a time can have it", path.display())
+    format!("it, or its IOMMU group, is in use {who}; one process at a time can have it")
 }
 
 fn viable(site: &Site, group: BorrowedFd<'_>) -> Result<(), Problem> {

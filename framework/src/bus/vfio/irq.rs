@@ -4,6 +4,7 @@
 //! handled it, so it fits neither one vector for each queue nor clients that only wait.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -89,19 +90,20 @@ impl Interrupts {
             return Err(BusError::Vector { device: device(), vector, vectors: self.vectors });
         }
         let signals = &mut *self.lock();
-        if !signals.contains_key(&vector) {
-            let eventfd = eventfd().map_err(os("making an eventfd"))?;
-            let trigger = [Some(eventfd.as_fd())];
-            let done = uapi::set_triggers(function.as_fd(), irq, vector.into(), &trigger);
-            let what = "directing an interrupt to an eventfd (VFIO_DEVICE_SET_IRQS)";
-            if done.map_err(os(what))?.is_some() {
-                return Err(os(what)(std::io::Error::other("the system has no vector left")));
+        let eventfd = match signals.entry(vector) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(place) => {
+                let eventfd = eventfd().map_err(os("making an eventfd"))?;
+                let trigger = [Some(eventfd.as_fd())];
+                let done = uapi::set_triggers(function.as_fd(), irq, vector.into(), &trigger);
+                let what = "directing an interrupt to an eventfd (VFIO_DEVICE_SET_IRQS)";
+                if done.map_err(os(what))?.is_some() {
+                    return Err(os(what)(std::io::Error::other("the system has no vector left")));
+                }
+                place.insert(eventfd)
             }
-            signals.insert(vector, eventfd);
-        }
-        let interrupt = signals.get(&vector).map(OwnedFd::try_clone);
-        let interrupt = interrupt.unwrap_or_else(|| Err(std::io::ErrorKind::NotFound.into()));
-        let interrupt = interrupt.map_err(os("duplicating an eventfd"))?;
+        };
+        let interrupt = eventfd.try_clone().map_err(os("duplicating an eventfd"))?;
         Ok(Signals { interrupt, words: None })
     }
 

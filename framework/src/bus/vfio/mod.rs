@@ -47,6 +47,8 @@ mod function;
 mod irq;
 mod limits;
 mod open;
+#[cfg(test)]
+mod real_tests;
 mod regions;
 mod slices;
 mod space;
@@ -214,7 +216,7 @@ impl Bus for VfioBus {
             len,
         };
         let place = self.bars.place(region).ok_or_else(outside)?;
-        self.slices.export(&self.function, Pages { region, place, range }, at_least)
+        self.slices.export(&self.function, &Pages { region, place, range }, at_least)
     }
 
     fn revoke(&self, slice: Slice, proof: Quiesced) -> Result<Revoked, BusError> {
@@ -237,6 +239,11 @@ impl Bus for VfioBus {
 
     fn reset(&self, deadline: Deadline) -> Result<(), BusError> {
         self.function.reset(deadline)
+    }
+
+    fn silence(&self, _deadline: Deadline) -> Result<(), BusError> {
+        // While the kernel removes a device it lets nobody reset it.
+        self.function.silence()
     }
 
     fn dma(&self) -> Arc<dyn DmaSpace> {

@@ -158,7 +158,14 @@ pub(super) fn open(site: &Site, wanted: Wanted) -> Result<(Opened, &'static str,
             }
             Err(no) => {
                 let why = format!("no cdev: {}: {}", no.step, no.problem);
-                Ok((container::open(site)?, "container", why))
+                let opened = container::open(site).map_err(|mut problem| {
+                    if site.cdev.is_some() {
+                        // It could have been had that way: the operator may choose what to mend.
+                        problem.problem += &format!("; {why}");
+                    }
+                    problem
+                })?;
+                Ok((opened, "container", why))
             }
         },
     }

@@ -240,6 +240,7 @@ impl Bars {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of one range are meant")]
 mod tests {
     use super::*;
     use crate::pci::capability::MsixPart;
@@ -249,7 +250,7 @@ mod tests {
         let table = MsixPart { bar: 0, offset: 0x2000, len: 65 * 16 };
         let pending = MsixPart { bar: 0, offset: 0x3000, len: 16 };
         let msix = Msix { vectors: 65, table, pending };
-        let whole = std::slice::from_ref(&(0..0x4000));
+        let whole = &[0..0x4000];
         let never = tables(Some(&msix), 0);
         assert_eq!(mappable(0x4000, whole, &never), [0..0x2000]);
         assert_eq!(mappable(0x4000, whole, &tables(Some(&msix), 1)), [0..0x4000]);
@@ -258,7 +259,7 @@ mod tests {
         let table = MsixPart { bar: 0, offset: 0x1ff8, len: 16 };
         let msix = Msix { vectors: 1, table, pending: table };
         assert_eq!(
-            mappable(0x6000, std::slice::from_ref(&(0..0x6000)), &tables(Some(&msix), 0)),
+            mappable(0x6000, &[0..0x6000], &tables(Some(&msix), 0)),
             [0..0x1000, 0x3000..0x6000]
         );
     }
@@ -267,13 +268,10 @@ mod tests {
     fn areas_are_cut_to_whole_pages_of_the_region() {
         let areas = [0x3000..0x9000, 0x800..0x2800, 0x4000..0x5000, 0x7000..0x7000];
         assert_eq!(mappable(0x8000, &areas, &[]), [0x1000..0x2000, 0x3000..0x8000]);
-        assert_eq!(mappable(0x800, std::slice::from_ref(&(0..0x800)), &[]), []);
+        assert_eq!(mappable(0x800, &[0..0x800], &[]), []);
         let lying = [u64::MAX - 10..u64::MAX, 0x9000..0x10000];
         assert_eq!(mappable(0x8000, &lying, &[]), []);
         let end = u64::MAX - 1;
-        assert_eq!(
-            mappable(0x2000, std::slice::from_ref(&(0..0x2000)), &[0x1000..end]),
-            [0..0x1000]
-        );
+        assert_eq!(mappable(0x2000, &[0..0x2000], &[0x1000..end]), [0..0x1000]);
     }
 }

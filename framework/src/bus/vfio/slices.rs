@@ -54,7 +54,7 @@ impl Slices {
     pub(super) fn export(
         &self,
         function: &Function,
-        pages: Pages,
+        pages: &Pages,
         at_least: Tier,
     ) -> Result<Slice, BusError> {
         let device = || Arc::clone(function.name());

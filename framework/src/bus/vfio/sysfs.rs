@@ -82,14 +82,17 @@ pub(super) fn foreign(root: &Path, group: u32) -> Vec<(String, String)> {
     foreign
 }
 
-/// Processes that have `path` open, as far as this user may see: `1234 (name)`.
-pub(super) fn holders(path: &Path) -> Vec<String> {
+/// Other processes that have one of `paths` open, as far as this user may see: `1234 (name)`.
+pub(super) fn holders(paths: &[PathBuf]) -> Vec<String> {
     let processes = fs::read_dir("/proc").ok().into_iter().flatten();
     let holder = |entry: fs::DirEntry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        if pid == std::process::id() {
+            return None;
+        }
         let fds = fs::read_dir(entry.path().join("fd")).ok()?;
         let mut links = fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
-        links.any(|link| link == path).then(|| {
+        links.any(|link| paths.contains(&link)).then(|| {
             let name = text(&entry.path().join("comm")).unwrap_or_default();
             format!("{pid} ({name})")
         })
@@ -156,9 +159,16 @@ mod tests {
     #[test]
     fn the_holder_of_a_file_is_found() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let found = holders(&file.path().canonicalize().unwrap());
-        let me = std::process::id().to_string();
-        assert!(found.iter().any(|holder| holder.starts_with(&me)), "{found:?}");
-        assert_eq!(holders(Path::new("/dev/no-such-file")), Vec::<String>::new());
+        let paths = [PathBuf::from("/dev/no-such-file"), file.path().canonicalize().unwrap()];
+        assert_eq!(holders(&paths), Vec::<String>::new(), "not this process itself");
+        let (pipe, _held) = std::io::pipe().unwrap();
+        let mut waiting =
+            std::process::Command::new("cat").stdin(pipe).stderr(file.reopen().unwrap()).spawn();
+        let holder = waiting.as_mut().unwrap();
+        let found = holders(&paths);
+        assert!(found.contains(&format!("{} (cat)", holder.id())), "{found:?}");
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert_eq!(holders(&paths[..1]), Vec::<String>::new());
     }
 }

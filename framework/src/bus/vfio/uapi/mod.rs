@@ -18,6 +18,7 @@ pub(super) mod chain;
 pub(super) mod container;
 pub(super) mod iommufd;
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of one range are meant")]
 mod tests;
 pub(super) mod types;
 
