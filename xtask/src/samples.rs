@@ -22,6 +22,7 @@ const DEPENDENCIES: &str = r#"
 anyhow.workspace = true
 bytemuck.workspace = true
 doorbell = { workspace = true, features = ["client", "broker", "soft", "hwloc"] }
+doorbell-edu = { workspace = true, features = ["driver", "client", "soft"] }
 doorbell-nvme = { workspace = true, features = ["driver", "client", "soft"] }
 doorbell-queues.workspace = true
 pollster.workspace = true

@@ -106,6 +106,14 @@ impl Process {
         }
     }
 
+    /// True once it has ended.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Kills it and waits for its end.
     ///
     /// # Errors

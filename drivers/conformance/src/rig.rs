@@ -105,6 +105,28 @@ impl Rig {
         broker.wait()
     }
 
+    /// Waits until the broker has given its device up: it says so and is then told to end, or has
+    /// ended by itself.
+    ///
+    /// # Errors
+    /// If it does neither within [`PATIENCE`].
+    pub fn given_up(&mut self) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            if self.broker.as_mut().context("the broker does not run")?.has_ended()? {
+                self.broker = None;
+                return Ok(());
+            }
+            // A broker that is about to end cannot be asked.
+            if self.status().is_ok_and(|status| status.out_of_service.is_some()) {
+                // It may say that the device could not be shut down.
+                return self.end(Signal::TERM).map(drop);
+            }
+            ensure!(begin.elapsed() < PATIENCE, "waited {PATIENCE:?} for the broker to notice");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// After a failure: whatever runs is killed, and the next check starts a new broker.
     ///
     /// # Errors

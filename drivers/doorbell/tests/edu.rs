@@ -27,6 +27,7 @@ fn a_device_without_queues_is_served_like_any_other() {
     assert_eq!(said, "wrote 13 bytes from offset 7\n");
     let read = broker.ask(&["edu", "read", "--offset", "14", "--bytes", "6"]);
     assert_eq!((read.code, &read.out[..]), (Some(0), &b"device"[..]), "{read:?}");
+    assert_eq!(broker.ask(&["reset"]).text(), "reset soft:edu\n");
     let status = broker.ask(&["status"]).text();
     assert!(status.contains("driver edu") && status.contains("it has no queues"), "{status}");
 }

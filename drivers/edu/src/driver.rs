@@ -128,8 +128,8 @@ impl EduDriver {
         Ok(registers.status().read()?.computing() || registers.command().read()?.run())
     }
 
-    /// Waits until the device does nothing. It may still do what somebody asked for who is gone: it
-    /// cannot be stopped, and its interrupt is not to be relied on before it was made to come.
+    /// Waits until the device does nothing: it cannot be stopped, and may still do what somebody
+    /// asked for who is gone. By looking, for at the beginning and the end no interrupt may come.
     async fn idle(&self, deadline: Deadline) -> Result<(), DriverError> {
         while self.busy()? {
             deadline.check(|| format!("device {}: its engines to stop", self.device.name()))?;

@@ -183,9 +183,19 @@ fn an_engine_that_does_not_stop_is_told_and_blocks_nobody_for_ever() {
         // The engine still runs: nothing else is begun on it.
         let failed = edu.factorial(1).await.unwrap_err();
         assert!(failed.to_string().contains("soft:edu: its engines to stop"), "{failed}");
+        // A reset of the function frees it; nobody's session ends.
+        edu.client().reset().await.unwrap();
+        assert_eq!(edu.factorial(3).await.unwrap(), 6);
+        assert_eq!(edu.client().status().await.unwrap().resets, 1);
+        drop(futures_once(edu.read(0, 1)).await);
+        edu.client().status().await.unwrap();
     });
     let failed = rig.broker.stop().unwrap_err();
-    assert!(failed.to_string().contains("its engines to stop"), "{failed}");
+    // Whoever began the last transfer still waits for its end.
+    assert!(
+        failed.to_string().contains("waited 1.000 s for the device, which others use"),
+        "{failed}"
+    );
 }
 
 #[test]

@@ -149,7 +149,8 @@ impl InterruptVector {
     }
 }
 
-#[cfg(all(test, feature = "soft"))]
+#[cfg(test)]
+#[cfg(feature = "soft")]
 mod tests {
     use std::time::Duration;
 

@@ -10,7 +10,7 @@ use crate::driver::Scope;
 use crate::wire::{EndCause, Event, Refusal, Reply, Timeout};
 
 /// What a driver gets beyond its deadline before the broker goes on without it.
-const GRACE: Duration = Duration::from_millis(500);
+pub(super) const GRACE: Duration = Duration::from_millis(500);
 
 /// Why a virtual function serves nobody any more.
 const PRIMARY_RESET: &str =

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use super::end::GRACE;
 use super::records::{Arena, QueueState, Records, Session};
 use super::unit::Unit;
 use crate::broker::BrokerError;
@@ -135,7 +136,7 @@ impl Unit {
         let limit = self.common.timeouts.shutdown;
         let asked = self.driver.shutdown(Deadline::after(limit));
         let device = std::sync::Arc::clone(&self.name);
-        match tokio::time::timeout(limit, asked).await {
+        match tokio::time::timeout(limit + GRACE, asked).await {
             Ok(Ok(())) => {
                 tracing::info!(device = %self.name, "shut down");
                 Ok(())
