@@ -4,8 +4,10 @@ use doorbell::pci::sysfs::{Roots, names, text};
 
 use super::finding::{Finding, Part, State};
 
-/// A client with an arena of 64 MiB, and what the driver itself maps.
-const NEEDED: u64 = (64 + 2) << 20;
+/// What a driver maps for itself, generously.
+const DRIVER: u64 = 4 << 20;
+/// And a client with an arena of 64 MiB.
+const NEEDED: u64 = (64 << 20) + DRIVER;
 
 const LARGEST: usize = 1 << 16;
 
@@ -77,7 +79,9 @@ fn memlock(roots: &Roots) -> Finding {
              and a new login, or LimitMEMLOCK=infinity of the service"
         )
     };
-    Finding::new(Part::Vfio, WHAT, State::Missing, found).todo(todo)
+    let state =
+        if limit.soft.is_some_and(|soft| soft < DRIVER) { State::Missing } else { State::Warn };
+    Finding::new(Part::Vfio, WHAT, state, found).todo(todo)
 }
 
 /// True if `CAP_IPC_LOCK` is effective and counts: outside of the first user namespace it does not.
