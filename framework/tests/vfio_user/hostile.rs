@@ -337,10 +337,11 @@ fn garbage_ends_the_connection() {
 #[test]
 fn a_server_that_dies_ends_what_waits() {
     for torn in [false, true] {
-        let hook = instead(Command::RegionRead, |frame| match (frame.payload[0], frame.payload[8]) {
-            (0x40, 0) => Instead::Silence,
-            _ => Instead::Model,
-        });
+        let hook =
+            instead(Command::RegionRead, |frame| match (frame.payload[0], frame.payload[8]) {
+                (0x40, 0) => Instead::Silence,
+                _ => Instead::Model,
+            });
         let (server, bus) = open(Model::default(), hook, &options());
         let bus = bus.unwrap();
         let arena = Memfd::create("arena", 4096, HugePages::No).unwrap();
@@ -391,7 +392,7 @@ fn messages_in_pieces_are_put_together() {
     let hook = Box::new(|frame: &Frame, command| match command {
         Command::RegionRead if frame.payload[0] == 0x50 && frame.payload[8] == 0 => {
             Instead::Silence
-        },
+        }
         _ => Instead::Model,
     });
     let (server, bus) = open(Model::default(), hook, &options());

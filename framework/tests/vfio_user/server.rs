@@ -259,7 +259,10 @@ pub(crate) fn honest() -> Hook {
 }
 
 /// One command is answered otherwise.
-pub(crate) fn instead(of: Command, mut answer: impl FnMut(&Frame) -> Instead + Send + 'static) -> Hook {
+pub(crate) fn instead(
+    of: Command,
+    mut answer: impl FnMut(&Frame) -> Instead + Send + 'static,
+) -> Hook {
     Box::new(move |frame, command| if command == of { answer(frame) } else { Instead::Model })
 }
 

@@ -321,6 +321,11 @@ impl Bus for VfioUserBus {
         Ok(Some(fd))
     }
 
+    fn wanted_back(&self) -> bool {
+        // A connection that is over stays so: its successor is another bus.
+        true
+    }
+
     fn kind(&self) -> &'static str {
         "vfio-user"
     }
