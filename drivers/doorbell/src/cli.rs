@@ -1,7 +1,6 @@
 //! The command line.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -85,7 +84,7 @@ pub(crate) struct Serve {
     /// When the device goes (a device server that ends), wait until it is back and serve it again; at
     /// most so many seconds each time, if a number is given
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, value_parser = seconds)]
-    pub(crate) reconnect: Option<Option<Duration>>,
+    pub(crate) reconnect: Option<Option<f64>>,
     /// End when the process that started this one does
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,

@@ -1,6 +1,7 @@
 //! `doorbell serve`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use doorbell::DeviceSpec;
@@ -29,6 +30,7 @@ pub(crate) fn run(args: &Serve) -> Result<()> {
     let serving = || output::print(format!("serving {} at {shown}\n", args.spec));
     if let Some(limit) = args.reconnect {
         let mut printed = Ok(());
+        let limit = limit.map(Duration::from_secs_f64);
         builder.run_again(limit, |turn| {
             let now = match turn {
                 Turn::Serving { .. } => serving(),
