@@ -249,10 +249,12 @@ impl RegionInfoReply {
         }
     }
 
-    /// The fixed part alone, as [`RegionInfoReply::encode_cut`] writes it.
+    /// The fixed part alone, for a client that takes no more: it learns from `argsz` what to ask for.
+    /// `cap_offset` keeps saying where the capabilities will be: a client in the field refuses the
+    /// flag for capabilities with an offset of 0.
     #[must_use]
     pub fn cut(self) -> Self {
-        Self { info: RegionInfo { cap_offset: 0, ..self.info }, capabilities: Vec::new() }
+        Self { info: self.info, capabilities: Vec::new() }
     }
 
     /// The fixed part alone, for a client that takes no more: it learns from `argsz` what to ask
