@@ -79,6 +79,11 @@ impl Remote {
         self.buffer = buffer;
     }
 
+    /// True if no write is under way.
+    pub(super) fn arrived(&self) -> bool {
+        self.peer.as_ref().is_none_or(|peer| peer.acknowledged() >= peer.sent())
+    }
+
     /// True if writes are under way, so that an interrupt must wait.
     #[inline]
     pub(super) fn hold(&mut self, vector: u16) -> bool {
