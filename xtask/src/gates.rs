@@ -6,9 +6,10 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::exec;
+use crate::lab;
 use crate::samples;
 use crate::setup::{self, Purpose};
-use crate::steps::Step;
+use crate::steps::{Done, Step};
 use crate::tools;
 use crate::workspace::{Package, Workspace};
 
@@ -19,8 +20,8 @@ const LOOM_PACKAGES: [&str; 1] = ["doorbell-queues"];
 ///
 /// # Errors
 /// If the step did not pass, in one line; what exactly was wrong, the step's programs have printed themselves.
-pub(crate) fn perform(step: Step, workspace: &Workspace, purpose: Purpose) -> Result<()> {
-    match step {
+pub(crate) fn perform(step: Step, workspace: &Workspace, purpose: Purpose) -> Result<Done> {
+    let done = match step {
         Step::Setup => setup::ensure(purpose),
         Step::Build => exec::run(workspace.cargo().args(["test", "--workspace", "--no-run"])),
         Step::Tests => tests(workspace),
@@ -33,7 +34,9 @@ pub(crate) fn perform(step: Step, workspace: &Workspace, purpose: Purpose) -> Re
         Step::Samples => samples::check(workspace),
         Step::Book => book(workspace),
         Step::Deny => deny(workspace),
-    }
+        Step::Lab => return lab::perform(workspace, &lab::Options::ci()),
+    };
+    done.map(|()| Done::Passed)
 }
 
 /// Unit and integration tests. cargo-nextest is faster and gives each test a process of its own; without it, cargo's own

@@ -9,6 +9,7 @@
 //! | [`setup`] | the Debian packages: what is missing, and how to install it |
 //! | [`steps`] | the steps of `test` and `ci`, their order, and the closing table |
 //! | [`gates`] | what each step does |
+//! | [`lab`] | the virtual lab: which machines to boot with which kernels, and the table of proofs |
 //! | [`samples`] | the Rust code blocks of the book and the README, made into doc tests |
 //! | [`tools`] | cargo tools of a known version, built once into the target folder |
 //! | [`workspace`], [`exec`] | what cargo says about this workspace; starting programs |
@@ -21,6 +22,7 @@
 mod demo;
 mod exec;
 mod gates;
+mod lab;
 mod samples;
 mod setup;
 mod steps;
@@ -71,7 +73,13 @@ enum Command {
         #[arg(long, value_name = "STEP", value_enum)]
         only: Vec<Step>,
     },
-    /// Run all tests, then the slower gates: fmt, clippy, docs, features, the book, licences
+    /// Boot the virtual lab: a Linux guest whose kernel hands devices to the broker, by VFIO and iommufd
+    ///
+    /// No root and no hardware is needed. QEMU is the one on PATH, or Debian's packages unpacked into a cache folder; the
+    /// kernel is what DOORBELL_LAB_KERNEL names (a bzImage, or a folder that holds some), else one that is built once
+    /// from Debian's source. Something that cannot be had is a skip, in one line.
+    Lab(lab::Options),
+    /// Run all tests, then the slower gates: fmt, clippy, docs, features, the book, licences, the lab
     ///
     /// A gate that fails does not stop the ones after it; the closing table names every one. Only where packages are
     /// missing or the tests do not build, nothing more is tried.
@@ -96,6 +104,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Setup { purpose } => setup::ensure(purpose),
         Command::Demo { args } => demo::run(&Workspace::load()?, &args),
+        Command::Lab(options) => lab::run(&Workspace::load()?, &options),
         Command::Test { only } => run_steps("test", &Step::TEST, &only, Purpose::Test),
         Command::Ci { only } => run_steps("ci", &Step::CI, &only, Purpose::Ci),
     }

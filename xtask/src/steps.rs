@@ -33,6 +33,8 @@ pub(crate) enum Step {
     Book,
     /// Licences, bans and sources of dependencies
     Deny,
+    /// The virtual lab: real VFIO and iommufd in a guest, on every kernel that there is
+    Lab,
 }
 
 impl Step {
@@ -41,7 +43,7 @@ impl Step {
         [Self::Setup, Self::Build, Self::Tests, Self::Doctests, Self::Loom];
 
     /// What `cargo xtask ci` runs: the tests first, as they say the most.
-    pub(crate) const CI: [Self; 12] = [
+    pub(crate) const CI: [Self; 13] = [
         Self::Setup,
         Self::Build,
         Self::Tests,
@@ -54,6 +56,7 @@ impl Step {
         Self::Samples,
         Self::Book,
         Self::Deny,
+        Self::Lab,
     ];
 
     /// Whether its failure makes the later steps pointless: they would fail for the same reason.
@@ -83,10 +86,19 @@ pub(crate) fn choose(command: &str, all: &[Step], only: &[Step]) -> Result<Vec<S
     Ok(all.iter().copied().filter(chosen).collect())
 }
 
+/// How a step ended that did not fail.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// Everything that it checks holds.
+    Passed,
+    /// It could not check everything, for want of what is not its own: nothing is known about the rest.
+    Skipped(String),
+}
+
 /// How one step ended.
 #[derive(Debug)]
 enum Outcome {
-    Passed,
+    Done(Done),
     Failed(anyhow::Error),
     NotRun,
 }
@@ -111,7 +123,12 @@ impl fmt::Display for Report {
         for (step, outcome, took) in &self.rows {
             let seconds = took.as_secs_f64();
             match outcome {
-                Outcome::Passed => writeln!(f, "{step:<10} {:<8} {seconds:>8.1}", "ok")?,
+                Outcome::Done(Done::Passed) => {
+                    writeln!(f, "{step:<10} {:<8} {seconds:>8.1}", "ok")?;
+                }
+                Outcome::Done(Done::Skipped(why)) => {
+                    writeln!(f, "{step:<10} {:<8} {seconds:>8.1}  {why}", "skipped")?;
+                }
                 Outcome::Failed(error) => {
                     writeln!(f, "{step:<10} {:<8} {seconds:>8.1}  {error:#}", "FAILED")?;
                 }
@@ -124,7 +141,7 @@ impl fmt::Display for Report {
 }
 
 /// Runs `steps` in order. A failure is recorded and the rest goes on, unless it [stops the rest](Step::stops_the_rest).
-pub(crate) fn run(steps: &[Step], mut perform: impl FnMut(Step) -> Result<()>) -> Report {
+pub(crate) fn run(steps: &[Step], mut perform: impl FnMut(Step) -> Result<Done>) -> Report {
     let mut report = Report::default();
     let mut stopped = false;
     for &step in steps {
@@ -135,7 +152,7 @@ pub(crate) fn run(steps: &[Step], mut perform: impl FnMut(Step) -> Result<()>) -
         eprintln!("==> {step}");
         let started = Instant::now();
         let outcome = match perform(step) {
-            Ok(()) => Outcome::Passed,
+            Ok(done) => Outcome::Done(done),
             Err(error) => {
                 eprintln!("==> {step} failed: {error:#}");
                 stopped = step.stops_the_rest();
@@ -177,7 +194,7 @@ mod tests {
     #[test]
     fn a_failing_gate_does_not_hide_the_next_one() {
         let report = run(&[Step::Fmt, Step::Clippy, Step::Docs], |step| match step {
-            Step::Docs => Ok(()),
+            Step::Docs => Ok(Done::Passed),
             _ => Err(anyhow!("no good")),
         });
         assert_eq!(report.failed(), [Step::Fmt, Step::Clippy]);
@@ -187,11 +204,19 @@ mod tests {
     }
 
     #[test]
+    fn a_skip_is_neither_a_pass_nor_a_failure() {
+        let report = run(&[Step::Lab], |_| Ok(Done::Skipped("no network".to_owned())));
+        assert!(report.failed().is_empty());
+        let table = report.to_string();
+        assert!(table.contains("lab        skipped       0.0  no network\n"), "{table}");
+    }
+
+    #[test]
     fn nothing_runs_after_tests_that_do_not_build() {
         let mut ran = vec![];
         let report = run(&Step::TEST, |step| {
             ran.push(step);
-            if step == Step::Build { Err(anyhow!("it does not build")) } else { Ok(()) }
+            if step == Step::Build { Err(anyhow!("it does not build")) } else { Ok(Done::Passed) }
         });
         assert_eq!(ran, [Step::Setup, Step::Build]);
         assert_eq!(report.failed(), [Step::Build]);

@@ -41,6 +41,7 @@ use crate::bus::BusError;
 use crate::driver::{DriverError, Registry, RegistryError};
 use crate::spec::DeviceSpec;
 
+mod again;
 mod closer;
 mod listen;
 mod outgoing;
@@ -52,6 +53,7 @@ mod service;
 mod session;
 mod worker;
 
+pub use again::Turn;
 pub use policy::{Policy, PolicyError, Rights, Rule, Subject};
 
 use service::{Control, Service};
@@ -178,6 +180,25 @@ pub enum BrokerError {
         device: Arc<str>,
         /// The limit.
         after: Duration,
+    },
+    /// The device went away, and its owner waited for the broker to let go of it.
+    #[error(
+        "device {device}: it was removed; its clients were told and the broker has ended; start it \
+         again once the device is back"
+    )]
+    Removed {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// The device went and did not come back.
+    #[error("device {device}: it went, and waited {:.1} s for it to come back; the last try: {source}", after.as_secs_f64())]
+    NotBack {
+        /// The device.
+        device: Arc<str>,
+        /// The limit.
+        after: Duration,
+        /// Why it could not be brought up.
+        source: Box<BrokerError>,
     },
     /// A thread of the broker ended by a panic: a bug.
     #[error("the broker's {0} ended unexpectedly: this is a bug; see the log")]

@@ -2,8 +2,8 @@
 //!
 //! A bus gives the broker everything that VFIO gives: regions, config space, interrupts, reset, and
 //! an address space for DMA. It also says what of this can be handed to a client, and how well that
-//! isolates ([`Bus::export`]). Buses: [`soft`] (feature `soft`), and the kernel's VFIO, as `container`
-//! and as `cdev` ([`vfio`], feature `vfio`). vfio-user fits the same trait and is not here yet.
+//! isolates ([`Bus::export`]). Buses: [`soft`] (feature `soft`), the kernel's VFIO, as `container` and
+//! as `cdev` ([`vfio`], feature `vfio`), and [`vfio_user`] (feature `vfio-user`).
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -26,9 +26,13 @@ pub mod soft;
 mod tests;
 #[cfg(feature = "vfio")]
 pub mod vfio;
+#[cfg(feature = "vfio-user")]
+pub mod vfio_user;
 
 #[cfg(feature = "soft")]
 pub use self::soft::SoftBus;
+#[cfg(feature = "vfio-user")]
+pub use self::vfio_user::VfioUserBus;
 pub use device::{Bar, Device, OwnQueue, QueueLayout};
 pub use proof::{PartitionQuiesced, QueueToken, Quiesced, Recovered, Revoked, Unmapped};
 pub use signals::{EventKick, MappedSignals};
@@ -410,6 +414,12 @@ pub trait Bus: Send + Sync {
     /// [`BusError::Open`] says what is wrong and what to do.
     fn open_virtual_function(&self, index: u16) -> Result<Arc<dyn Bus>, BusError> {
         Err(no_virtual_function(self.identity(), index, self.virtual_functions()))
+    }
+
+    /// True if somebody waits for this process to close the device once it was removed
+    /// ([`DeviceEvent::Removed`]). The broker then takes everything back and ends.
+    fn wanted_back(&self) -> bool {
+        false
     }
 
     /// Which bus this is: `soft`, `container`, `cdev`, `vfio-user`.

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 #[cfg(feature = "soft")]
 use crate::bus::SoftBus;
+#[cfg(feature = "vfio-user")]
+use crate::bus::VfioUserBus;
 use crate::bus::{Bus, BusError, Device, Identity};
 #[cfg(feature = "soft")]
 use crate::soft::{HarnessOptions, SoftDevice};
@@ -189,6 +191,9 @@ impl Registry {
             }
             #[cfg(not(feature = "vfio"))]
             DeviceSpec::Pci { .. } => Err(no_bus(spec, "vfio")),
+            #[cfg(feature = "vfio-user")]
+            DeviceSpec::VfioUser(path) => Ok(Arc::new(VfioUserBus::open_spec(path)?)),
+            #[cfg(not(feature = "vfio-user"))]
             DeviceSpec::VfioUser(_) => Err(no_bus(spec, "vfio-user")),
         }
     }
@@ -196,7 +201,11 @@ impl Registry {
 
 /// The buses of this build.
 const BUSES: &[(&str, bool)] =
-    &[("soft", cfg!(feature = "soft")), ("vfio", cfg!(feature = "vfio"))];
+    &[
+        ("soft", cfg!(feature = "soft")),
+        ("vfio", cfg!(feature = "vfio")),
+        ("vfio-user", cfg!(feature = "vfio-user")),
+    ];
 
 fn no_bus(spec: &DeviceSpec, bus: &'static str) -> RegistryError {
     let built = BUSES.iter().filter(|(_, built)| *built).map(|(name, _)| (*name).to_owned());

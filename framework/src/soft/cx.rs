@@ -1,6 +1,9 @@
 //! [`SoftCx`]: what a model sees of the world: DMA through the soft IOMMU, its doorbells, its
 //! interrupts.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytemuck::Pod;
 use doorbell_queues::SharedMem;
 
@@ -23,6 +26,8 @@ pub struct SoftCx {
     pub(crate) vectors: Vec<VectorSignals>,
     pub(crate) pin: Pin,
     pub(super) remote: Remote,
+    /// The model says that it failed, and nobody has taken note yet.
+    pub(super) failed: Arc<AtomicBool>,
 }
 
 impl SoftCx {
@@ -34,6 +39,7 @@ impl SoftCx {
             vectors,
             pin: Pin::default(),
             remote: Remote::default(),
+            failed: Arc::default(),
         }
     }
 
@@ -54,6 +60,12 @@ impl SoftCx {
     /// The mappings, to change them: for [`SoftCx::detached`].
     pub fn iommu_mut(&mut self) -> &mut SoftIommu {
         &mut self.iommu
+    }
+
+    /// Reports an error that only a reset mends, as the PCIe fabric does for hardware
+    /// ([`crate::bus::DeviceEvent::Failed`]).
+    pub fn fail(&mut self) {
+        self.failed.store(true, Ordering::Release);
     }
 
     /// The shared memory of a BAR that has a mappable part; offset 0 is the BAR's offset 0. Doorbell

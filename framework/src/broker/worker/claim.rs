@@ -192,7 +192,13 @@ impl Unit {
         let driver = self.device.own_pages();
         let taken = records.pages.take(session, &pages, alone, &driver);
         taken.map_err(|conflict| refuse(conflict.to_string()))?;
-        match self.bus.export(made.region, first, len, asked) {
+        let export = |tier| self.bus.export(made.region, first, len, tier);
+        let exported = match isolated {
+            // All the same no more than there is need for.
+            true => export(Tier::Paged).or_else(|_| export(Tier::Cooperative)),
+            false => export(asked),
+        };
+        match exported {
             Ok(mut slice) => {
                 if isolated {
                     slice.tier = Tier::Isolated;

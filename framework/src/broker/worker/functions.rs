@@ -160,16 +160,17 @@ impl Worker {
         of: u16,
         client: Range<u64>,
     ) -> Result<(Rc<Unit>, Partition), Refusal> {
+        // First of all, for it fails if anybody else has the function.
+        let bus = match self.primary.bus.open_virtual_function(index) {
+            Ok(bus) => bus,
+            Err(error) => return Err(self.not_opened(index, &error)),
+        };
         let limit = self.common.timeouts.probe;
         let asked = self.primary.driver.prepare_virtual_function(index, of);
         let opened = match tokio::time::timeout(limit, asked).await {
-            Ok(Ok(resources)) => self.bring_up(index, resources, client).await,
-            Ok(Err(error)) => {
-                // The driver says that it is off.
-                self.functions.borrow_mut().set(index, Function::Free);
-                self.common.changed.notify_waiters();
-                return Err(Refusal::Driver(error.to_string()));
-            }
+            Ok(Ok(resources)) => self.bring_up(index, bus, resources, client).await,
+            // The driver says that it is off.
+            Ok(Err(error)) => return Err(self.not_opened(index, &error)),
             Err(_) => {
                 Err(self.primary.late(&format!("virtual function {index} to be prepared"), limit))
             }
@@ -185,14 +186,21 @@ impl Worker {
         opened
     }
 
+    /// Nothing was done to a function, or all of it was undone.
+    fn not_opened(&self, index: u16, error: &dyn std::error::Error) -> Refusal {
+        self.functions.borrow_mut().set(index, Function::Free);
+        self.common.changed.notify_waiters();
+        Refusal::Driver(error.to_string())
+    }
+
     async fn bring_up(
         &self,
         index: u16,
+        bus: Arc<dyn Bus>,
         resources: VirtualResources,
         client: Range<u64>,
     ) -> Result<(Rc<Unit>, Partition), Refusal> {
         let refuse = |error: &dyn std::error::Error| Refusal::Driver(error.to_string());
-        let bus = self.primary.bus.open_virtual_function(index).map_err(|e| refuse(&e))?;
         let entry = *self.registry.find(bus.identity()).map_err(|e| refuse(&e))?;
         let (bits, vectors) = (entry.address_bits, resources.vectors);
         let attached = Device::attach_virtual(bus, bits, vectors, client);

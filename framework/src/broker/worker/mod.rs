@@ -86,7 +86,8 @@ pub(super) struct Worker {
 /// What the worker tells when the device is up.
 pub(super) type Ready = std::sync::mpsc::SyncSender<Result<String, BrokerError>>;
 
-/// Brings the device up and serves it until it is told to shut down. Runs on a thread of its own.
+/// Brings the device up and serves it until it is told to shut down, or the device is gone and must be
+/// let go of. Runs on a thread of its own.
 pub(super) fn run(
     registry: &Registry,
     spec: DeviceSpec,
@@ -94,25 +95,29 @@ pub(super) fn run(
     closer: Closer,
     requests: mpsc::UnboundedReceiver<ToWorker>,
     ready: &Ready,
-) {
+) -> Result<(), BrokerError> {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(source) => {
             let error = BrokerError::Os { what: "starting the device's runtime", source };
             // Whoever starts the broker waits for this.
             let _ = ready.send(Err(error));
-            return;
+            return Ok(());
         }
     };
     LocalSet::new().block_on(&runtime, async {
         match Worker::open(registry, spec, timeouts, closer).await {
             Ok(worker) => {
                 let _ = ready.send(Ok(worker.common.info.name.clone()));
-                Rc::new(worker).serve(requests).await;
+                Rc::new(worker).serve(requests).await
             }
-            Err(error) => drop(ready.send(Err(error))),
+            Err(error) => {
+                // Told to whoever starts the broker, who reports it.
+                drop(ready.send(Err(error)));
+                Ok(())
+            }
         }
-    });
+    })
 }
 
 impl Worker {
@@ -152,7 +157,10 @@ impl Worker {
         Ok(Self { primary, functions, registry, common })
     }
 
-    async fn serve(self: Rc<Self>, mut requests: mpsc::UnboundedReceiver<ToWorker>) {
+    async fn serve(
+        self: Rc<Self>,
+        mut requests: mpsc::UnboundedReceiver<ToWorker>,
+    ) -> Result<(), BrokerError> {
         let mut events = tokio::time::interval(self.common.timeouts.events);
         events.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -174,17 +182,24 @@ impl Worker {
                     Some(ToWorker::Shutdown { done }) => {
                         // Whoever asked may have given up.
                         let _ = done.send(self.shut_down().await);
-                        return;
+                        return Ok(());
                     }
                     None => {
                         if let Err(error) = self.shut_down().await {
                             tracing::error!(device = %self.primary.name, %error, "shutdown");
                         }
-                        return;
+                        return Ok(());
                     }
                 },
                 _ = events.tick() => {
                     self.common.units().iter().for_each(Unit::look_for_events);
+                }
+                () = self.common.given_back.notified() => {
+                    if self.primary.removed.get() {
+                        return Err(self.give_back().await);
+                    }
+                    let worker = Rc::clone(&self);
+                    tokio::task::spawn_local(async move { worker.give_functions_back().await });
                 }
             }
         }
@@ -272,21 +287,42 @@ impl Worker {
 
     /// The orderly end: every grant is taken back, the device is shut down.
     async fn shut_down(&self) -> Result<(), BrokerError> {
-        let mut sessions = Vec::new();
-        for unit in self.common.units() {
-            let records = &mut *unit.records.borrow_mut();
-            records.shutting_down = true;
-            sessions.extend(records.sessions.iter().map(|(number, s)| (*number, s.out.clone())));
-        }
-        for (session, out) in sessions {
-            self.teardown(session, ReclaimCause::Shutdown).await;
-            out.close();
-        }
+        let units = self.common.units();
+        units.iter().for_each(|unit| unit.records.borrow_mut().shutting_down = true);
+        self.teardown_all(units, ReclaimCause::Shutdown).await;
         // A function that is being made ready finds its client gone, and is turned off.
         let limit = self.common.timeouts.probe * 2;
         if !self.primary.until(limit, |_| self.functions.borrow().settled()).await {
             tracing::error!(device = %self.primary.name, "a virtual function is still changing");
         }
         self.primary.shut_down().await
+    }
+
+    /// Takes back everything of everyone on some units, and ends their connections.
+    async fn teardown_all(&self, units: Vec<Rc<Unit>>, cause: ReclaimCause) {
+        let mut sessions = Vec::new();
+        for unit in units {
+            let records = unit.records.borrow();
+            sessions.extend(records.sessions.iter().map(|(number, s)| (*number, s.out.clone())));
+        }
+        for (session, out) in sessions {
+            self.teardown(session, cause).await;
+            out.close();
+        }
+    }
+
+    /// The device's owner waits for this process to let go of it: every session ends.
+    async fn give_back(&self) -> BrokerError {
+        let units = self.common.units();
+        units.iter().for_each(|unit| unit.records.borrow_mut().shutting_down = true);
+        self.teardown_all(units, ReclaimCause::DeviceGone).await;
+        BrokerError::Removed { device: self.primary.name.clone() }
+    }
+
+    /// The owner of virtual functions waits for this process to let go of them: their clients end.
+    async fn give_functions_back(&self) {
+        let mut units = self.common.units();
+        units.retain(|unit| unit.removed.get());
+        self.teardown_all(units, ReclaimCause::DeviceGone).await;
     }
 }

@@ -5,20 +5,21 @@
 //! instance, other queue ids. The teardown chain and its quarantine are per unit, so a function that
 //! does not let go concerns nobody else.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify};
 
+use super::events;
 use super::records::{Records, Session};
 use crate::broker::closer::Closer;
 use crate::broker::{BrokerError, Timeouts};
 use crate::bus::{Bus, Device, Recovered};
 use crate::dma::IovaAllocator;
 use crate::driver::registry::DriverEntry;
-use crate::driver::{DynDriver, Plan};
+use crate::driver::{DynDriver, Plan, rt};
 use crate::spec::DeviceSpec;
 use crate::wire::{DeviceInfo, Limit, Refusal, Reply};
 
@@ -30,6 +31,8 @@ pub(super) struct Common {
     pub(super) closer: Closer,
     /// Rung when a queue, a session or a unit changes, for whoever waits for that.
     pub(super) changed: Notify,
+    /// Rung when a function must be let go of.
+    pub(super) given_back: Notify,
     /// Every unit that is open. The first is the device itself.
     units: RefCell<Vec<Weak<Unit>>>,
 }
@@ -47,6 +50,10 @@ pub(super) struct Unit {
     pub(super) name: Arc<str>,
     /// Which virtual function this is; `None` is the device itself.
     pub(super) function: Option<u16>,
+    /// It was removed, and must be let go of.
+    pub(super) removed: Cell<bool>,
+    /// Looks for its events.
+    watch: RefCell<Option<rt::Task>>,
     pub(super) common: Rc<Common>,
 }
 
@@ -57,8 +64,8 @@ impl Common {
         timeouts: Timeouts,
         closer: Closer,
     ) -> Self {
-        let (changed, units) = (Notify::new(), RefCell::default());
-        Self { info, spec, timeouts, closer, changed, units }
+        let (changed, given_back, units) = (Notify::new(), Notify::new(), RefCell::default());
+        Self { info, spec, timeouts, closer, changed, given_back, units }
     }
 
     /// The units that are open.
@@ -101,8 +108,11 @@ impl Unit {
             reset: Mutex::new(None),
             plan,
             function,
+            removed: Cell::new(false),
+            watch: RefCell::new(None),
             common: Rc::clone(common),
         });
+        *unit.watch.borrow_mut() = Some(events::watch(&unit));
         let units = &mut *common.units.borrow_mut();
         units.retain(|unit| unit.strong_count() > 0);
         units.push(Rc::downgrade(&unit));

@@ -13,6 +13,7 @@ use super::features::Feature;
 use super::open::{Opened, Problem, Site, open_file, problem};
 use super::space::Iommu;
 use super::sysfs;
+use super::token::{self, Token};
 use super::uapi::{chain, iommufd};
 
 /// The file that makes iommufds.
@@ -51,9 +52,13 @@ pub(super) fn files(site: &Site) -> Result<Files, Problem> {
 }
 
 /// Opens the device at `site`.
-pub(super) fn open(site: &Site, files: Files) -> Result<Opened, Problem> {
+pub(super) fn open(site: &Site, files: Files, token: Option<&Token>) -> Result<Opened, Problem> {
     let Files { device, iommufd, path } = files;
-    iommufd::bind(device.as_fd(), iommufd.as_fd()).map_err(|error| {
+    let bound = match token {
+        None => iommufd::bind(device.as_fd(), iommufd.as_fd()),
+        Some(token) => iommufd::bind_with_token(device.as_fd(), iommufd.as_fd(), token.as_bytes()),
+    };
+    bound.map_err(|error| {
         let step = "binding the device to iommufd (VFIO_DEVICE_BIND_IOMMUFD)";
         let foreign = sysfs::foreign(Path::new(sysfs::SYSFS), site.group);
         match error.raw_os_error().map(Errno::from_raw_os_error) {
@@ -62,6 +67,7 @@ pub(super) fn open(site: &Site, files: Files) -> Result<Opened, Problem> {
             Some(Errno::BUSY) => problem(step, busy(&super::container::group_file(site.group))),
             Some(Errno::INVAL) => problem(step, busy(&path)),
             Some(Errno::PERM) => problem(step, refused("bind", &error)),
+            Some(Errno::ACCESS) => problem(step, token::REFUSED),
             _ => problem(step, error.to_string()),
         }
     })?;

@@ -15,6 +15,7 @@ use super::limits;
 use super::open::{Opened, Problem, Site, open_file, problem};
 use super::space::Iommu;
 use super::sysfs;
+use super::token::{self, Token};
 use super::uapi::container;
 use super::uapi::types::flag;
 use super::uapi::{chain, device_info};
@@ -28,7 +29,7 @@ pub(super) fn group_file(group: u32) -> PathBuf {
 }
 
 /// Opens the device at `site`.
-pub(super) fn open(site: &Site) -> Result<Opened, Problem> {
+pub(super) fn open(site: &Site, token: Option<&Token>) -> Result<Opened, Problem> {
     let path = group_file(site.group);
     let group = open_group(&path)?;
     viable(site, group.as_fd())?;
@@ -44,10 +45,18 @@ pub(super) fn open(site: &Site) -> Result<Opened, Problem> {
         .map_err(|error| problem(step, format!("VFIO_GROUP_SET_CONTAINER: {error}")))?;
     container::set_iommu(container.as_fd())
         .map_err(|error| problem(step, refused("VFIO_SET_IOMMU", &error)))?;
-    let name = CString::new(site.address.to_string())
+    let name = match token {
+        None => site.address.to_string(),
+        Some(token) => format!("{} vf_token={token}", site.address),
+    };
+    let name = CString::new(name)
         .map_err(|_| problem("opening the device", "its address has a zero byte"))?;
     let device = container::device(group.as_fd(), &name).map_err(|error| {
-        problem("opening the device", format!("VFIO_GROUP_GET_DEVICE_FD: {error}"))
+        let why = match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::ACCESS) => token::REFUSED.to_owned(),
+            _ => format!("VFIO_GROUP_GET_DEVICE_FD: {error}"),
+        };
+        problem("opening the device", why)
     })?;
     // A device that does not answer at all is told from one whose regions are odd.
     device_info(device.as_fd())

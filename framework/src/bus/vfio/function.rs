@@ -200,6 +200,10 @@ impl Function {
                     })?;
                     std::thread::sleep(AGAIN.min(deadline.remaining()));
                 }
+                Err(_) if self.gone() => {
+                    let how = "it cannot be reset, and its vendor id reads all ones";
+                    return Err(BusError::Gone { device: Arc::clone(&self.name), how });
+                }
                 Err(error) => {
                     return Err(self.os("resetting the function (VFIO_DEVICE_RESET)", error));
                 }

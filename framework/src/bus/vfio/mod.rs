@@ -12,6 +12,7 @@
 //! | `irq`, `events` | interrupts, and what the kernel tells unasked |
 //! | `slices` | what of a BAR a client can have |
 //! | `peer` | what of a BAR another device can have |
+//! | `token` | what virtual functions are opened with |
 //! | `sysfs` | what sysfs says |
 //! | `features` | what newer kernels add |
 //! | `uapi` | structures, numbers and ioctls; the only `unsafe` code |
@@ -26,7 +27,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use doorbell_queues::SharedMem;
@@ -50,10 +51,13 @@ mod irq;
 mod limits;
 mod open;
 mod peer;
+#[cfg(test)]
+mod real_tests;
 mod regions;
 mod slices;
 mod space;
 mod sysfs;
+mod token;
 mod uapi;
 
 pub use features::Feature;
@@ -64,6 +68,7 @@ use irq::Interrupts;
 use regions::Bars;
 use slices::{Numbers, Pages, Slices};
 use space::VfioSpace;
+use token::Token;
 
 /// How long the first reset of a device may take.
 const FIRST_RESET: Duration = Duration::from_secs(10);
@@ -82,6 +87,11 @@ pub struct VfioBus {
     bars: Bars,
     function: Function,
     space: Arc<VfioSpace>,
+    address: Address,
+    wanted: open::Wanted,
+    numbers: Numbers,
+    /// Of its virtual functions; set when the first is opened.
+    token: OnceLock<Token>,
 }
 
 impl VfioBus {
@@ -103,8 +113,22 @@ impl VfioBus {
         };
         let (numbers, options) = Numbers::of(options).map_err(failed)?;
         let wanted = open::wanted(&options).map_err(failed)?;
+        Self::open_by(address, wanted, numbers, None)
+    }
+
+    fn open_by(
+        address: Address,
+        wanted: open::Wanted,
+        numbers: Numbers,
+        token: Option<&Token>,
+    ) -> Result<Self, BusError> {
+        let name: Arc<str> = address.to_string().into();
+        let failed = |problem: open::Problem| {
+            let open::Problem { step, problem } = problem;
+            BusError::Open { device: Arc::clone(&name), step, problem }
+        };
         let site = open::site(Path::new(sysfs::SYSFS), address).map_err(failed)?;
-        let (opened, kind, why) = open::open(&site, wanted).map_err(failed)?;
+        let (opened, kind, why) = open::open(&site, wanted, token).map_err(failed)?;
         let space = VfioSpace::new(Arc::clone(&name), opened.iommu, opened.ranges);
         // From here on the device is put back by being dropped, before its IOMMU is.
         let mut function = Function::new(Arc::clone(&name), opened.device)?;
@@ -156,7 +180,24 @@ impl VfioBus {
             bars,
             function,
             space: Arc::new(space),
+            address,
+            wanted,
+            numbers,
+            token: OnceLock::new(),
         })
+    }
+
+    /// What this function's virtual functions are opened with.
+    fn token(&self) -> Result<&Token, BusError> {
+        if let Some(token) = self.token.get() {
+            return Ok(token);
+        }
+        let token = Token::set(&self.function).map_err(|source| BusError::Os {
+            device: Arc::clone(&self.identity.name),
+            what: "setting a token for its virtual functions (VFIO_DEVICE_FEATURE_PCI_VF_TOKEN)",
+            source,
+        })?;
+        Ok(self.token.get_or_init(|| token))
     }
 
     /// What the kernel has for this device.
@@ -283,6 +324,25 @@ impl Bus for VfioBus {
             what: "duplicating an epoll descriptor",
             source,
         })
+    }
+
+    fn virtual_functions(&self) -> u16 {
+        sysfs::virtual_functions(Path::new(sysfs::SYSFS), self.address).len() as u16
+    }
+
+    fn open_virtual_function(&self, index: u16) -> Result<Arc<dyn Bus>, BusError> {
+        let functions = sysfs::virtual_functions(Path::new(sysfs::SYSFS), self.address);
+        let Some(address) = functions.get(usize::from(index)) else {
+            let count = functions.len() as u16;
+            return Err(super::no_virtual_function(&self.identity, index, count));
+        };
+        let bus = Self::open_by(*address, self.wanted, self.numbers, Some(self.token()?))?;
+        Ok(Arc::new(bus))
+    }
+
+    fn wanted_back(&self) -> bool {
+        // The kernel's removal of the device waits until nobody has it open.
+        true
     }
 
     fn kind(&self) -> &'static str {

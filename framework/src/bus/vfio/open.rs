@@ -11,6 +11,7 @@ use crate::pci::Address;
 
 use super::features::Feature;
 use super::space::Iommu;
+use super::token::Token;
 use super::{cdev, container, sysfs};
 
 /// What could not be done, and why. The caller adds the device.
@@ -142,26 +143,39 @@ pub(super) struct Opened {
     pub(super) about: Vec<String>,
 }
 
-/// Opens a device by the bus that is wanted, or by the best there is. Says which, and why.
-pub(super) fn open(site: &Site, wanted: Wanted) -> Result<(Opened, &'static str, String), Problem> {
+/// Opens a device by the bus that is wanted, or by the best there is. Says which, and why. `token` is
+/// for a virtual function.
+pub(super) fn open(
+    site: &Site,
+    wanted: Wanted,
+    token: Option<&Token>,
+) -> Result<(Opened, &'static str, String), Problem> {
     match wanted {
         Wanted::Container => {
-            let opened = container::open(site)?;
+            let opened = container::open(site, token)?;
             Ok((opened, "container", "asked for".to_owned()))
         }
         Wanted::Cdev => {
-            let opened = cdev::open(site, cdev::files(site)?)?;
+            let opened = cdev::open(site, cdev::files(site)?, token)?;
             Ok((opened, "cdev", "asked for".to_owned()))
         }
         // What goes wrong once both files are open would go wrong with a container too.
         Wanted::Any => match cdev::files(site) {
             Ok(files) => {
                 let why = "the kernel has cdev and iommufd".to_owned();
-                Ok((cdev::open(site, files)?, "cdev", why))
+                match (cdev::open(site, files, token), token) {
+                    (Ok(opened), _) => Ok((opened, "cdev", why)),
+                    (Err(no), None) => Err(no),
+                    // Linux before 6.17 takes a virtual function's token with its group only.
+                    (Err(no), Some(_)) => {
+                        let Ok(opened) = container::open(site, token) else { return Err(no) };
+                        Ok((opened, "container", format!("no cdev: {}: {}", no.step, no.problem)))
+                    }
+                }
             }
             Err(no) => {
                 let why = format!("no cdev: {}: {}", no.step, no.problem);
-                Ok((container::open(site)?, "container", why))
+                Ok((container::open(site, token)?, "container", why))
             }
         },
     }

@@ -60,6 +60,13 @@ pub(super) fn facts(root: &Path, address: Address) -> Option<Facts> {
     })
 }
 
+/// The virtual functions that are enabled, in the order of their numbers (the links `virtfn0` on).
+pub(super) fn virtual_functions(root: &Path, address: Address) -> Vec<Address> {
+    let folder = folder(root, address);
+    let link = |index| link_name(&folder.join(format!("virtfn{index}")))?.parse().ok();
+    (0..MOST).map_while(link).collect()
+}
+
 /// True for a driver that hands its devices to user space through VFIO.
 pub(super) fn is_vfio(driver: &str) -> bool {
     driver == "vfio-pci" || driver.ends_with("-vfio-pci") || driver.ends_with("_vfio_pci")
@@ -138,6 +145,20 @@ mod tests {
         fs::write(folder.join("iommu_group/name"), "vfio-noiommu\n").unwrap();
         (expected.numa_node, expected.no_iommu) = (Some(1), true);
         assert_eq!(facts(root.path(), address), Some(expected));
+    }
+
+    #[test]
+    fn virtual_functions_are_counted_while_their_links_are_sound() {
+        let root = tempfile::tempdir().unwrap();
+        let address: Address = "0000:01:00.0".parse().unwrap();
+        assert_eq!(virtual_functions(root.path(), address), []);
+        let folder = function(root.path(), "0000:01:00.0", Some("vfio-pci"), Some("7"));
+        for (index, to) in ["0000:01:00.1", "0000:01:00.2", "elsewhere"].iter().enumerate() {
+            symlink(Path::new("..").join(to), folder.join(format!("virtfn{index}"))).unwrap();
+        }
+        let found = virtual_functions(root.path(), address);
+        let expected = ["0000:01:00.1", "0000:01:00.2"].map(|at| at.parse().unwrap());
+        assert_eq!(found, expected);
     }
 
     #[test]

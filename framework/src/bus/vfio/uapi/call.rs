@@ -12,7 +12,7 @@ use bytemuck::Pod;
 use doorbell_queues::SharedMem;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 
-use super::types::{DmaBufExport, DmaMap, IoasIovaRanges, IoasMap, IovaRange, flag};
+use super::types::{BindWithToken, DmaBufExport, DmaMap, IoasIovaRanges, IoasMap, IovaRange, flag};
 
 /// Type and first number of VFIO's requests (`linux/vfio.h`).
 const VFIO: (u8, u8) = (b';', 100);
@@ -163,6 +163,23 @@ pub(super) fn export_dma_buf(
     // SAFETY: this feature returns a descriptor that the kernel has just made for us; nobody else owns
     // it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Binds a virtual function to an iommufd, with the token of its physical function. The size and the
+/// address in `bind` are filled in.
+pub(super) fn bind_with_token(
+    device: BorrowedFd<'_>,
+    bind: &mut BindWithToken,
+    token: &[u8; 16],
+) -> io::Result<()> {
+    bind.bind.argsz = size_of::<BindWithToken>() as u32;
+    bind.token_uuid_ptr = token.as_ptr() as u64;
+    // SAFETY:
+    // * the kernel reads and writes one `BindWithToken` at the address: its `argsz` says so;
+    // * it only reads the 16 bytes at `token_uuid_ptr`, which are borrowed.
+    let done = unsafe { call(device, DEVICE_BIND_IOMMUFD.0, std::ptr::from_mut(bind).cast()) };
+    bind.token_uuid_ptr = 0;
+    done.map(drop)
 }
 
 /// Maps memory of this process for the devices of a container. The addresses in `map` are filled in.

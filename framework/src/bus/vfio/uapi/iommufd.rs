@@ -3,8 +3,8 @@
 use std::os::fd::AsRawFd;
 
 use super::types::{
-    AttachIommufd, BindIommufd, IoasAlloc, IoasIovaRanges, IoasMap, IoasMapFile, IoasUnmap,
-    IovaRange,
+    AttachIommufd, BindIommufd, BindWithToken, IoasAlloc, IoasIovaRanges, IoasMap, IoasMapFile,
+    IoasUnmap, IovaRange,
 };
 use super::{BorrowedFd, SharedMem, call, flag, io};
 
@@ -15,6 +15,17 @@ const RANGES: usize = 4096;
 pub(crate) fn bind(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> io::Result<()> {
     let mut bind = BindIommufd { iommufd: iommufd.as_raw_fd(), ..BindIommufd::default() };
     call::sized(device, call::DEVICE_BIND_IOMMUFD, &mut bind).map(drop)
+}
+
+/// As [`bind`], of a virtual function whose physical function VFIO has too (Linux 6.17).
+pub(crate) fn bind_with_token(
+    device: BorrowedFd<'_>,
+    iommufd: BorrowedFd<'_>,
+    token: &[u8; 16],
+) -> io::Result<()> {
+    let iommufd = iommufd.as_raw_fd();
+    let bind = BindIommufd { iommufd, flags: flag::BIND_TOKEN, ..BindIommufd::default() };
+    call::bind_with_token(device, &mut BindWithToken { bind, token_uuid_ptr: 0 }, token)
 }
 
 /// A new I/O address space.

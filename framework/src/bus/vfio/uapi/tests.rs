@@ -1,14 +1,14 @@
 //! Structures against the generated bindings, and chains that lie.
 
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 
 use iommufd_bindings::iommufd as iommu;
 use vfio_bindings::bindings::vfio;
 
 use super::types::{
-    AttachIommufd, BindIommufd, DeviceInfo, DmaMap, DmaUnmap, FeatureHeader, GroupStatus,
-    IoasAlloc, IoasIovaRanges, IoasMap, IoasMapFile, IoasUnmap, IovaRange, Irq, IrqInfo, IrqSet,
-    RegionInfo, Type1Info, flag,
+    AttachIommufd, BindIommufd, BindWithToken, DeviceInfo, DmaMap, DmaUnmap, FeatureHeader,
+    GroupStatus, IoasAlloc, IoasIovaRanges, IoasMap, IoasMapFile, IoasUnmap, IovaRange, Irq,
+    IrqInfo, IrqSet, RegionInfo, Type1Info, flag,
 };
 use super::{chain, variable};
 
@@ -16,6 +16,7 @@ use super::{chain, variable};
 fn structures_have_the_kernels_sizes() {
     let pairs = [
         (size_of::<GroupStatus>(), size_of::<vfio::vfio_group_status>()),
+        (size_of::<BindWithToken>(), size_of::<vfio::vfio_device_bind_iommufd>()),
         (size_of::<DeviceInfo>(), size_of::<vfio::vfio_device_info>()),
         (size_of::<RegionInfo>(), size_of::<vfio::vfio_region_info>()),
         (size_of::<IrqInfo>(), size_of::<vfio::vfio_irq_info>()),
@@ -24,7 +25,6 @@ fn structures_have_the_kernels_sizes() {
         (size_of::<Type1Info>(), size_of::<vfio::vfio_iommu_type1_info>()),
         (size_of::<DmaMap>(), size_of::<vfio::vfio_iommu_type1_dma_map>()),
         (size_of::<DmaUnmap>(), size_of::<vfio::vfio_iommu_type1_dma_unmap>()),
-        (size_of::<BindIommufd>(), size_of::<vfio::vfio_device_bind_iommufd>()),
         (size_of::<IoasAlloc>(), size_of::<iommu::iommu_ioas_alloc>()),
         (size_of::<IovaRange>(), size_of::<iommu::iommu_iova_range>()),
         (size_of::<IoasIovaRanges>(), size_of::<iommu::iommu_ioas_iova_ranges>()),
@@ -38,8 +38,11 @@ fn structures_have_the_kernels_sizes() {
     // Not in the bindings yet: a header of 8 bytes, four words, and a range of two 64-bit words.
     assert_eq!(size_of::<super::types::DmaBufExport>(), 40);
     assert_eq!(size_of::<super::types::DmaBufMemoryAttribute>(), 8);
-    // Grew by a PASID in 6.15; the size without it goes on being taken.
-    assert_eq!(size_of::<AttachIommufd>(), 12);
+    // These grew, by a token and by a PASID; the sizes without them go on being taken.
+    type Bind = vfio::vfio_device_bind_iommufd;
+    assert_eq!(size_of::<BindIommufd>(), offset_of!(Bind, out_devid) + 4);
+    type Attach = vfio::vfio_device_attach_iommufd_pt;
+    assert_eq!(size_of::<AttachIommufd>(), offset_of!(Attach, pt_id) + 4);
 }
 
 #[test]

@@ -75,6 +75,14 @@ pub(crate) struct BindIommufd {
     pub(crate) out_devid: u32,
 }
 
+/// `struct vfio_device_bind_iommufd` with the token of a virtual function, as Linux 6.17 knows it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+pub(crate) struct BindWithToken {
+    pub(crate) bind: BindIommufd,
+    pub(crate) token_uuid_ptr: u64,
+}
+
 /// `struct vfio_device_attach_iommufd_pt` as Linux 6.6 knows it; later kernels have a PASID behind
 /// it and take this size too.
 #[repr(C)]
@@ -235,6 +243,10 @@ pub(crate) mod flag {
     pub(crate) const FEATURE_GET: u32 = 1 << 16;
     pub(crate) const FEATURE_SET: u32 = 1 << 17;
     pub(crate) const FEATURE_PROBE: u32 = 1 << 18;
+    /// `VFIO_DEVICE_FEATURE_PCI_VF_TOKEN`.
+    pub(crate) const FEATURE_VF_TOKEN: u16 = 0;
+    /// `VFIO_DEVICE_BIND_FLAG_TOKEN`.
+    pub(crate) const BIND_TOKEN: u32 = 1 << 0;
     /// `VFIO_DEVICE_FEATURE_DMA_BUF`.
     pub(crate) const FEATURE_DMA_BUF: u16 = 11;
     /// `VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT`: the one feature with an address that the kernel

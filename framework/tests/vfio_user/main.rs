@@ -1,0 +1,6 @@
+//! The bus `vfio-user` against servers that behave and servers that do not.
+
+mod hostile;
+mod relay;
+mod server;
+mod works;

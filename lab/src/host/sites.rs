@@ -1,0 +1,49 @@
+//! The machines of the plan.
+
+use crate::host::machine::{Disk, Iommu, Machine};
+use crate::proofs::Site;
+
+/// The disk that most proofs use: 16 MiB at 0000:00:04.0.
+pub const DISK: Disk = Disk { name: "disk", blocks: 32768, seed: 0x0d15_c000 };
+/// A disk in one IOMMU group with [`TWIN`], at 0000:00:09.0.
+pub const HELD: Disk = Disk { name: "held", blocks: 2048, seed: 0x0d15_c001 };
+/// A function of the same device, at 0000:00:09.1, which the kernel's own driver keeps.
+pub const TWIN: Disk = Disk { name: "twin", blocks: 2048, seed: 0x0d15_c002 };
+/// A disk in a slot that can be emptied, below 0000:00:0a.0.
+pub const SLOT: Disk = Disk { name: "slot", blocks: 2048, seed: 0x0d15_c003 };
+/// A disk on NUMA node 1.
+pub const FAR: Disk = Disk { name: "far", blocks: 2048, seed: 0x0d15_c004 };
+/// The namespace that the physical function and its virtual functions share, below 0000:00:0b.0.
+pub const SHARED: Disk = Disk { name: "shared", blocks: 8192, seed: 0x0d15_c005 };
+
+/// The machine for a site.
+#[must_use]
+pub fn machine(site: Site) -> Machine {
+    let machine = Machine::new(site.name()).nvme(DISK, "bus=pcie.0,addr=04.0");
+    match site {
+        Site::Main => main(machine),
+        Site::NoIommu => machine.iommu(Iommu::Absent),
+        Site::VirtioIommu => machine.iommu(Iommu::Virtio),
+    }
+}
+
+fn main(machine: Machine) -> Machine {
+    machine
+        .two_nodes()
+        .device("edu,id=edu,bus=pcie.0,addr=05.0")
+        .nvme(HELD, "bus=pcie.0,addr=09.0,multifunction=on")
+        .nvme(TWIN, "bus=pcie.0,addr=09.1")
+        .device("pcie-root-port,id=slot-port,bus=pcie.0,addr=0a.0,chassis=10,slot=10")
+        .nvme(SLOT, "bus=slot-port")
+        .device("pcie-root-port,id=vf-port,bus=pcie.0,addr=0b.0,chassis=11,slot=11")
+        .disk(SHARED)
+        .device("nvme-subsys,id=subsystem")
+        .device(
+            "nvme,id=pf,serial=pf,subsys=subsystem,bus=vf-port,max_ioqpairs=8,msix_qsize=9,\
+             sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2",
+        )
+        .device("nvme-ns,drive=shared-drive,bus=pf,nsid=1,shared=on")
+        .device("pxb-pcie,id=far-bridge,bus_nr=64,numa_node=1,bus=pcie.0,addr=0c.0")
+        .device("pcie-root-port,id=far-port,bus=far-bridge,chassis=12,slot=12")
+        .nvme(FAR, "bus=far-port")
+}

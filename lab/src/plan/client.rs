@@ -1,0 +1,161 @@
+//! Clients of the plan: processes of their own that do what no command of `doorbell` does.
+//!
+//! `lab-guest ROLE SOCKET [NUMBER...]`; one line on standard output, or one on standard error and a status that is
+//! not 0.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::Write as _;
+
+use doorbell::Tier;
+use doorbell::client::{Client, QueueSpec};
+use doorbell_edu::Edu;
+use doorbell_nvme::spec::{IoOpcode, Sqe};
+use doorbell_nvme::{Lba, Namespace, Nvme, NvmeProtocol};
+use doorbell_queues::SpinBudget;
+
+use crate::pattern;
+
+/// An IOVA that no partition reaches: below the 48 bits of the lab's VT-d, far above any arena.
+pub const STRAY_IOVA: u64 = 0x7abc_dead_b000;
+
+/// Blocks of one command.
+const CHUNK: u64 = 16;
+
+/// What a client ends with.
+type Said = Result<String, Box<dyn Error>>;
+
+/// Runs the client that the command line names, and returns the exit status.
+#[must_use]
+pub fn main() -> i32 {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let said = pollster::block_on(run(&words));
+    // Whoever started this reads it, or does not care for it.
+    let _ = match &said {
+        Ok(line) => writeln!(std::io::stdout(), "{line}"),
+        Err(error) => writeln!(std::io::stderr(), "{error}"),
+    };
+    i32::from(said.is_err())
+}
+
+async fn run(words: &[OsString]) -> Said {
+    let [role, socket, numbers @ ..] = words else {
+        return Err(
+            "lab-guest is the first program of a guest; start it by `cargo xtask lab`".into()
+        );
+    };
+    let numbers = numbers
+        .iter()
+        .map(|word| word.to_str().and_then(|word| word.parse().ok()).ok_or("not a number"))
+        .collect::<Result<Vec<u64>, _>>()?;
+    let connect = || Client::connect(socket);
+    match (role.to_str().unwrap_or_default(), numbers.as_slice()) {
+        ("work", &[lba, blocks, seed, rounds, tier]) => {
+            let spec = QueueSpec::depth(8).at_least(tier_of(tier)?);
+            work(&connect().await?, spec, lba, blocks, seed, rounds).await
+        }
+        ("sleep", &[lba, seed, rounds]) => {
+            // No spinning: each wait looks once, and then for an interrupt.
+            let spec = QueueSpec::depth(8).spin(SpinBudget::adaptive(0));
+            work(&connect().await?, spec, lba, CHUNK, seed, rounds).await
+        }
+        ("stray", &[lba]) => stray(&connect().await?, lba).await,
+        ("edu", &[]) => {
+            let client = Client::builder().arena_bytes(0).connect(socket).await?;
+            edu(&Edu::connect(&client).await?).await
+        }
+        (role, _) => Err(format!("no client {role} with {} numbers", numbers.len()).into()),
+    }
+}
+
+/// The tier that a number on the command line stands for.
+fn tier_of(number: u64) -> Result<Tier, String> {
+    match number {
+        0 => Ok(Tier::Cooperative),
+        1 => Ok(Tier::Paged),
+        2 => Ok(Tier::Mediated),
+        3 => Ok(Tier::Isolated),
+        other => Err(format!("no tier {other}")),
+    }
+}
+
+/// Writes a pattern, flushes, reads it back and compares, again and again.
+async fn work(
+    client: &Client,
+    spec: QueueSpec,
+    lba: u64,
+    blocks: u64,
+    seed: u64,
+    rounds: u64,
+) -> Said {
+    let nvme = Nvme::claim(client, spec).await?;
+    let (queue, tier) = (nvme.queue().id(), nvme.queue().tier());
+    let ns = nvme.namespace(1)?;
+    for _ in 0..rounds {
+        let mut at = lba;
+        while at < lba + blocks {
+            let some = CHUNK.min(lba + blocks - at);
+            check(&nvme, &ns, at, some, seed).await?;
+            at += some;
+        }
+    }
+    nvme.release().await?;
+    Ok(format!("queue {queue}, tier {tier}, {rounds} times {blocks} blocks"))
+}
+
+async fn check(
+    nvme: &Nvme,
+    ns: &Namespace<'_>,
+    lba: u64,
+    blocks: u64,
+    seed: u64,
+) -> Result<(), Box<dyn Error>> {
+    let want = pattern::blocks(seed, lba, blocks);
+    let mut buffer = nvme.dma().alloc(want.len())?;
+    buffer.copy_from_slice(&want);
+    let mut buffer = ns.write(Lba(lba), buffer).await?;
+    ns.flush().await?;
+    buffer.fill(0);
+    let buffer = ns.read(Lba(lba), buffer).await?;
+    match pattern::first_difference(seed, lba, &buffer) {
+        Some(lba) => Err(format!("block {lba} is not what was written").into()),
+        None => Ok(()),
+    }
+}
+
+/// Reads a block to an address that is not in the client's partition, and in nobody's. What the command's status says
+/// is the device's opinion: QEMU's calls it a success.
+async fn stray(client: &Client, lba: u64) -> Said {
+    let queue = client.claim::<NvmeProtocol>(QueueSpec::depth(4)).await?.into_queue::<()>()?;
+    let entry = |_, (): &mut ()| {
+        let mut entry = Sqe::io(IoOpcode::READ, 1).with_cdw10_11(lba);
+        entry.prp1 = STRAY_IOVA;
+        entry
+    };
+    let in_flight = queue.submit((), entry).map_err(|error| error.reason.to_string())?;
+    queue.flush();
+    let status = match in_flight.await {
+        Ok((outcome, ())) => format!("{:?}", outcome.status),
+        Err(lost) => return Err(lost.error.to_string().into()),
+    };
+    queue.release().await?;
+    Ok(format!("the device completed it with {status}"))
+}
+
+/// The engine and the buffer of QEMU's edu device.
+async fn edu(edu: &Edu) -> Said {
+    let mut product = 1_u32;
+    for n in 1..=12 {
+        product = product.wrapping_mul(n);
+        let said = edu.factorial(n).await?;
+        if said != product {
+            return Err(format!("the factorial of {n} is {product}, and not {said}").into());
+        }
+    }
+    let want = pattern::blocks(7, 0, 4);
+    edu.write(0, &want).await?;
+    if edu.read(0, want.len()).await? != want {
+        return Err("the device's buffer does not hold what was written".into());
+    }
+    Ok(format!("12 factorials, {} bytes to the device and back", want.len()))
+}

@@ -1,0 +1,107 @@
+//! The proofs themselves. Each is a function that drives real programs and looks at what the kernel says.
+
+pub mod client;
+mod clients;
+mod cx;
+mod io;
+mod kernel;
+mod places;
+mod refusals;
+
+use std::io as std_io;
+use std::time::Instant;
+
+use crate::guest::port::Port;
+use crate::proofs::{self, Proof};
+use crate::protocol::{FromGuest, Job, Outcome, Proved};
+
+use cx::{BUSES, Cx, Trouble, Verdict};
+
+/// Goes through the plan for a machine, as often as the job says, and reports each proof.
+///
+/// # Errors
+/// If the port to the host fails. A proof that fails is a report.
+pub fn run(job: &Job, port: &mut Port) -> std_io::Result<()> {
+    for round in 1..=job.rounds.max(1) {
+        for proof in proofs::ALL.iter().filter(|proof| chosen(proof, job)) {
+            if proof.last && round < job.rounds {
+                continue;
+            }
+            if !proof.each_bus {
+                prove(proof, None, round, job, port)?;
+                continue;
+            }
+            for bus in BUSES {
+                if job.bus.as_deref().is_none_or(|only| only == bus) {
+                    prove(proof, Some(bus), round, job, port)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn chosen(proof: &Proof, job: &Job) -> bool {
+    proof.site.name() == job.machine
+        && (job.only.is_empty() || job.only.iter().any(|part| proof.name.contains(part.as_str())))
+}
+
+/// Does one proof and reports it.
+fn prove(
+    proof: &Proof,
+    bus: Option<&'static str>,
+    round: u32,
+    job: &Job,
+    port: &mut Port,
+) -> std_io::Result<()> {
+    port.send(&FromGuest::Begin(proof.name.to_owned()))?;
+    let begin = Instant::now();
+    let mut cx = Cx::new(job, bus, round, port);
+    let verdict = if bus.is_some_and(|bus| !cx.kernel_offers(bus)) {
+        Err(Trouble::Skipped("this kernel does not offer the bus".to_owned()))
+    } else {
+        perform(proof.name, &mut cx)
+    };
+    let log = if matches!(verdict, Err(Trouble::Failed(_))) { cx.logs() } else { String::new() };
+    cx.clean_up();
+    let outcome = match verdict {
+        Ok(seen) => Outcome::Passed(seen),
+        Err(Trouble::Failed(why)) => Outcome::Failed(why),
+        Err(Trouble::Skipped(why)) => Outcome::Skipped(why),
+    };
+    port.send(&FromGuest::End(Proved {
+        name: proof.name.to_owned(),
+        bus: bus.map(str::to_owned),
+        round,
+        outcome,
+        seconds: begin.elapsed().as_secs_f64(),
+        log,
+    }))
+}
+
+fn perform(name: &str, cx: &mut Cx<'_>) -> Verdict {
+    match name {
+        "kernel" => kernel::kernel(cx),
+        "bring-up" => io::bring_up(cx),
+        "identify" => io::identify(cx),
+        "read" => io::read(cx),
+        "write" => io::write(cx),
+        "interrupts" => clients::interrupts(cx),
+        "two-clients" => clients::two_clients(cx),
+        "stray-dma" => clients::stray_dma(cx),
+        "killed-client" => clients::killed_client(cx),
+        "revoked-client" => clients::revoked_client(cx),
+        "broker-restart" => clients::broker_restart(cx),
+        "numa" => places::numa(cx),
+        "ordinary-user" => refusals::ordinary_user(cx),
+        "memlock" => refusals::memlock(cx),
+        "edu" => refusals::edu(cx),
+        "held" => refusals::held(cx),
+        "not-viable" => refusals::not_viable(cx),
+        "released" => places::released(cx),
+        "unplug" => places::unplug(cx),
+        "no-iommu" => refusals::no_iommu(cx),
+        "no-remapping" => refusals::no_remapping(cx),
+        other => Err(Trouble::Skipped(format!("{other} is not in this plan yet"))),
+    }
+}

@@ -1,0 +1,104 @@
+//! Where a device is: on a node of its own, in a slot that can be emptied.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::clients::{busy, client};
+use super::cx::{Cx, Trouble, Verdict, check, refused, succeeded};
+use crate::guest::pci::Function;
+use crate::guest::process::until;
+use crate::guest::programs::Broker;
+use crate::host::sites;
+use crate::protocol::{Request, Wrote};
+
+/// The bridge above the slot.
+const SLOT_PORT: &str = "0000:00:0a.0";
+/// NVM Express controllers, as sysfs writes class codes.
+const NVME_CLASS: &str = "0x010802";
+
+/// The controller on NUMA node 1.
+fn far() -> Option<Function> {
+    let entries = fs::read_dir("/sys/bus/pci/devices").ok()?;
+    let functions =
+        entries.flatten().map(|entry| Function::at(entry.file_name().to_string_lossy()));
+    let is = |function: &Function, name: &str, value: &str| {
+        function.attribute(name).is_ok_and(|found| found == value)
+    };
+    let mut functions = functions.filter(|function| is(function, "class", NVME_CLASS));
+    functions.find(|function| is(function, "numa_node", "1"))
+}
+
+pub(super) fn numa(cx: &mut Cx<'_>) -> Verdict {
+    let far = far().ok_or_else(|| Trouble::Failed("no controller is on node 1".to_owned()))?;
+    let broker = cx.serve(&far)?;
+    let status = broker.status(&mut cx.programs)?;
+    let node = status.pointer("/device/numa_node").and_then(Value::as_u64);
+    check(node == Some(1), || format!("the broker reports node {node:?}"))?;
+    let processors = far.attribute("local_cpulist")?;
+    let near = threads_on(&broker, &processors)?;
+    check(near > 0, || format!("no thread of the broker keeps to processor {processors}"))?;
+    let (lba, blocks, seed) = (0, 16, 0x4000 + cx.turn());
+    succeeded(client(cx, &broker, "work", &[lba, blocks, seed, 1, 0])?.wait()?)?;
+    cx.wrote(Wrote { disk: sites::FAR.name.to_owned(), lba, blocks, seed })?;
+    broker.stop()?;
+    Ok(format!("node 1; {near} threads keep to processor {processors}"))
+}
+
+/// How many threads of a broker may only run on these processors.
+fn threads_on(broker: &Broker, processors: &str) -> Result<usize, Trouble> {
+    let threads = fs::read_dir(format!("/proc/{}/task", broker.process.pid()))?;
+    let statuses = threads.flatten().map(|thread| fs::read_to_string(thread.path().join("status")));
+    let here = |status: &String| {
+        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        list.is_some_and(|list| list.trim() == processors)
+    };
+    Ok(statuses.flatten().filter(here).count())
+}
+
+pub(super) fn unplug(cx: &mut Cx<'_>) -> Verdict {
+    let name = sites::SLOT.name;
+    let slot = until("the slot to be filled", || Ok(Function::below(SLOT_PORT)))?;
+    let mut broker = cx.serve(&slot)?;
+    let client = busy(cx, &broker)?;
+    cx.host(Request::Unplug(name.to_owned()))?;
+    let said = refused(&client.wait()?, &[])?;
+    until("the kernel to let go of the device", || Ok((!slot.exists()).then_some(())))?;
+    // A broker without a device either ends by itself, or still tells what became of it.
+    if broker.process.runs() {
+        let status = cx.ask(&broker, &["status"])?;
+        let status = String::from_utf8_lossy(&status.out).into_owned();
+        check(status.contains("OUT OF SERVICE"), || format!("the status is as before: {status}"))?;
+        broker.stop()?;
+    }
+    // For the next turn, and to see that the slot can be used again.
+    cx.host(Request::Plug(name.to_owned()))?;
+    let slot = until("the slot to be filled again", || Ok(Function::below(SLOT_PORT)))?;
+    let broker = cx.serve(&slot)?;
+    let (lba, blocks, seed) = (0, 16, 0x5000 + cx.turn());
+    succeeded(self::client(cx, &broker, "work", &[lba, blocks, seed, 1, 0])?.wait()?)?;
+    cx.wrote(Wrote { disk: name.to_owned(), lba, blocks, seed })?;
+    broker.stop()?;
+    Ok(said)
+}
+
+pub(super) fn released(_: &mut Cx<'_>) -> Verdict {
+    let mut holders = Vec::new();
+    for process in fs::read_dir("/proc")?.flatten() {
+        let own = process.file_name().to_string_lossy().parse::<u32>().is_ok_and(|pid| pid > 1);
+        let files = fs::read_dir(process.path().join("fd")).ok().filter(|_| own);
+        for file in files.into_iter().flatten().flatten() {
+            if let Ok(target) = fs::read_link(file.path())
+                && (target.starts_with("/dev/vfio") || target.starts_with("/dev/iommu"))
+            {
+                holders.push(format!("{} has {}", process.path().display(), target.display()));
+            }
+        }
+        let comm = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        if comm.starts_with("doorbell") {
+            holders.push(format!("{} still runs", process.path().display()));
+        }
+    }
+    check(holders.is_empty(), || holders.join(", "))?;
+    Ok("nothing is left".to_owned())
+}

@@ -1,0 +1,345 @@
+//! `cargo xtask lab`: builds the programs, boots the virtual lab's machines, and adds up what they prove.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use doorbell_lab::LabError;
+use doorbell_lab::host::kernel::{self, Kernel};
+use doorbell_lab::host::qemu::{self, Qemu};
+use doorbell_lab::host::running::{Accelerator, Boot};
+use doorbell_lab::host::{accelerator, session, sites};
+use doorbell_lab::proofs::{self, Proof, Site};
+use doorbell_lab::protocol::{Job, Outcome, Proved};
+use serde_json::json;
+
+use crate::exec;
+use crate::steps::Done;
+use crate::workspace::Workspace;
+
+/// The programs that run in the guest: their packages.
+const PACKAGES: [&str; 2] = ["doorbell-cli", "doorbell-lab"];
+
+/// What `cargo xtask lab` can be told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// List the proofs and end
+    #[arg(long)]
+    list: bool,
+    /// Only proofs whose name contains this (may be given more than once)
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Only this bus
+    #[arg(long, value_enum)]
+    bus: Option<Bus>,
+    /// A kernel (bzImage), or a folder that holds some, instead of those that DOORBELL_LAB_KERNEL names
+    #[arg(long, value_name = "PATH")]
+    kernel: Option<PathBuf>,
+    /// Which kernels: ready or built ones, or the one that Debian ships
+    #[arg(long, value_enum, default_value_t = Kernels::All)]
+    kernels: Kernels,
+    /// How often a guest goes through its plan: the second time finds what the first has not given back
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Try the processor's own virtualisation, and go back to emulation if a guest does not come up
+    #[arg(long)]
+    kvm: bool,
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    json: bool,
+    /// Run this shell line in the machine instead of the plan; its output is the console's
+    #[arg(long, value_name = "LINE", conflicts_with_all = ["only", "bus", "json"])]
+    shell: Option<String>,
+}
+
+impl Options {
+    /// What CI runs.
+    pub(crate) fn ci() -> Self {
+        Self {
+            list: false,
+            only: Vec::new(),
+            bus: None,
+            kernel: None,
+            kernels: Kernels::All,
+            rounds: 2,
+            kvm: false,
+            json: false,
+            shell: None,
+        }
+    }
+}
+
+/// One of the kernel's buses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bus {
+    /// The legacy container
+    Container,
+    /// The VFIO device file and iommufd
+    Cdev,
+}
+
+/// Which kernels a run uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kernels {
+    /// Both
+    All,
+    /// Kernels with everything built in: ready ones, else one that is built once
+    Ready,
+    /// The kernel of this machine's Debian release
+    Debian,
+}
+
+/// Runs the lab for a person.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    if options.list {
+        return list();
+    }
+    match perform(workspace, options)? {
+        Done::Passed => Ok(()),
+        Done::Skipped(why) => {
+            eprintln!("skipped: {why}");
+            Ok(())
+        }
+    }
+}
+
+/// Runs the lab. A machine on which a part of it cannot run is a skip.
+pub(crate) fn perform(workspace: &Workspace, options: &Options) -> Result<Done> {
+    let mut build = workspace.cargo();
+    build.arg("build");
+    build.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
+    exec::run_to_stderr(&mut build)?;
+    let mut report = Report::default();
+    match Lab::prepare(workspace, options) {
+        Ok(lab) => lab.boots(&mut report)?,
+        Err(error) => report.could_not("the lab", &error)?,
+    }
+    report.finish(options.json)
+}
+
+/// What every boot of a run shares.
+#[derive(Debug)]
+struct Lab<'a> {
+    options: &'a Options,
+    qemu: Qemu,
+    accelerator: Accelerator,
+    programs: PathBuf,
+    logs: PathBuf,
+    ready: Vec<Kernel>,
+    skipped: Vec<(String, LabError)>,
+}
+
+impl<'a> Lab<'a> {
+    fn prepare(workspace: &Workspace, options: &'a Options) -> Result<Self, LabError> {
+        let programs = workspace.target.join("debug");
+        let hidden = ["/tmp", "/run", "/dev", "/proc", "/sys"];
+        if let Some(place) = hidden.iter().find(|place| programs.starts_with(place)) {
+            return Err(LabError::Unavailable(format!(
+                "the target folder {} lies in {place}, which a guest has its own of: set CARGO_TARGET_DIR",
+                programs.display()
+            )));
+        }
+        let qemu = Qemu::find(&qemu::LAB)?;
+        let mut skipped = Vec::new();
+        let mut kernels = Vec::new();
+        if options.kernels != Kernels::Debian {
+            match ready(workspace, options) {
+                Ok(found) => kernels = found,
+                Err(error) => skipped.push(("a kernel with everything built in".to_owned(), error)),
+            }
+        }
+        if options.kernels != Kernels::Ready && options.kernel.is_none() {
+            match debian(workspace) {
+                Ok(kernel) => kernels.push(kernel),
+                Err(error) => skipped.push(("Debian's kernel".to_owned(), error)),
+            }
+        }
+        let logs = workspace.target.join("lab");
+        let accelerator =
+            accelerator::choose(options.kvm, &qemu, kernels.first(), &programs, &logs)?;
+        Ok(Self { options, qemu, accelerator, programs, logs, ready: kernels, skipped })
+    }
+
+    /// Boots every machine that has something to prove.
+    fn boots(&self, report: &mut Report) -> Result<()> {
+        for (what, error) in &self.skipped {
+            report.could_not(what, error)?;
+        }
+        for (at, kernel) in self.ready.iter().enumerate() {
+            for site in [Site::Main, Site::NoIommu, Site::VirtioIommu] {
+                // The negatives do not depend on the kernel.
+                if site != Site::Main && at > 0 {
+                    continue;
+                }
+                if self.options.shell.is_some() || wanted(site, &self.options.only) {
+                    self.boot(kernel, site, report)?;
+                }
+                if self.options.shell.is_some() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn boot(&self, kernel: &Kernel, site: Site, report: &mut Report) -> Result<()> {
+        let machine = sites::machine(site);
+        let title = format!("{} on {}", machine.name, kernel.release);
+        eprintln!("==> {title}");
+        let console = self.logs.join(format!("{}-{}.log", machine.name, kernel.release));
+        let init = self.programs.join("lab-guest");
+        let boot = Boot {
+            qemu: &self.qemu,
+            kernel,
+            accelerator: self.accelerator,
+            init: &init,
+            console: &console,
+        };
+        let job = Job {
+            machine: machine.name.to_owned(),
+            programs: self.programs.display().to_string(),
+            only: self.options.only.clone(),
+            bus: self
+                .options
+                .bus
+                .and_then(|bus| Some(bus.to_possible_value()?.get_name().to_owned())),
+            rounds: self.options.rounds,
+            shell: self.options.shell.clone(),
+        };
+        match session::run(&machine, &boot, job, |proved| report.add(&title, proved)) {
+            Ok(_) if self.options.shell.is_some() => {
+                eprint!("{}", std::fs::read_to_string(&console).unwrap_or_default());
+            }
+            Ok(_) => {}
+            Err(error) => report.could_not(&title, &error)?,
+        }
+        Ok(())
+    }
+}
+
+/// Ready kernels: those given, those of the variable, else those of a folder `shared/lab` beside the checkout, else one
+/// that is built from Debian's source.
+fn ready(workspace: &Workspace, options: &Options) -> Result<Vec<Kernel>, LabError> {
+    if let Some(place) = &options.kernel {
+        return kernel::ready_at(place.clone().into_os_string());
+    }
+    let named = kernel::ready()?;
+    if !named.is_empty() {
+        return Ok(named);
+    }
+    let beside = workspace.root.parent().unwrap_or(Path::new("/")).join("shared/lab");
+    if beside.is_dir() {
+        return kernel::ready_at(beside.into_os_string());
+    }
+    Ok(vec![doorbell_lab::host::build::built(&workspace.root.join("lab/kernel.config-fragment"))?])
+}
+
+/// Debian's own kernel, with a first program for its modules.
+fn debian(workspace: &Workspace) -> Result<Kernel, LabError> {
+    let mut build = workspace.cargo();
+    // Linked statically, as nothing else is there when it runs; for a named target, so that what cargo itself runs
+    // while it builds is not.
+    build.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    build.args([
+        "build",
+        "--package",
+        "doorbell-lab",
+        "--no-default-features",
+        "--bin",
+        "lab-init",
+    ]);
+    build.args(["--target", TARGET]);
+    exec::run_to_stderr(&mut build).map_err(|error| LabError::Failed(format!("{error:#}")))?;
+    let init = workspace.target.join(TARGET).join("debug/lab-init");
+    doorbell_lab::host::modular::debian(&init)
+}
+
+/// The lab's guests are of this kind.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Whether a site has a proof that was asked for.
+fn wanted(site: Site, only: &[String]) -> bool {
+    let named = |proof: &Proof| {
+        only.is_empty() || only.iter().any(|part| proof.name.contains(part.as_str()))
+    };
+    proofs::ALL.iter().any(|proof| proof.site == site && named(proof))
+}
+
+fn list() -> Result<()> {
+    let mut text = String::new();
+    for proof in proofs::ALL {
+        let buses = if proof.each_bus { "each bus" } else { "once" };
+        writeln!(text, "{:<18} {:<13} {buses:<9} {}", proof.name, proof.site.name(), proof.about)?;
+    }
+    std::io::stdout().write_all(text.as_bytes()).context("cannot print the list")
+}
+
+/// What was proved so far.
+#[derive(Debug, Default)]
+struct Report {
+    rows: Vec<(String, Proved)>,
+    skipped: Vec<String>,
+    failed: Vec<String>,
+}
+
+impl Report {
+    /// Takes note of a proof, and says so at once.
+    fn add(&mut self, title: &str, proved: &Proved) {
+        let bus = proved.bus.as_deref().unwrap_or("-");
+        let (word, said) = match &proved.outcome {
+            Outcome::Passed(seen) => ("passed", seen),
+            Outcome::Failed(why) => ("FAILED", why),
+            Outcome::Skipped(why) => ("skipped", why),
+        };
+        let Proved { name, round, seconds, log, .. } = proved;
+        eprintln!("  {name:<18} {bus:<10} {round:>2}  {word:<8} {seconds:>6.1} s  {said}");
+        for line in log.lines() {
+            eprintln!("      {line}");
+        }
+        let full = format!("{name} ({bus}, round {round}, {title})");
+        match &proved.outcome {
+            Outcome::Passed(_) => {}
+            Outcome::Failed(_) => self.failed.push(full),
+            Outcome::Skipped(why) => self.skipped.push(format!("{name}: {why}")),
+        }
+        self.rows.push((title.to_owned(), proved.clone()));
+    }
+
+    /// Takes note of something that could not be done at all.
+    fn could_not(&mut self, what: &str, error: &LabError) -> Result<()> {
+        if error.is_unavailable() {
+            eprintln!("  {what}: skipped: {error}");
+            self.skipped.push(format!("{what}: {error}"));
+        } else {
+            eprintln!("  {what}: FAILED: {error}");
+            self.failed.push(format!("{what}: {error}"));
+        }
+        Ok(())
+    }
+
+    fn finish(self, as_json: bool) -> Result<Done> {
+        let passed =
+            self.rows.iter().filter(|row| matches!(row.1.outcome, Outcome::Passed(_))).count();
+        if as_json {
+            let mut machines: BTreeMap<&str, Vec<&Proved>> = BTreeMap::new();
+            for (title, proved) in &self.rows {
+                machines.entry(title).or_default().push(proved);
+            }
+            let object = json!({
+                "passed": passed, "failed": self.failed, "skipped": self.skipped, "machines": machines,
+            });
+            writeln!(std::io::stdout(), "{object}").context("cannot print the report")?;
+        }
+        eprintln!("{passed} passed, {} failed, {} skipped", self.failed.len(), self.skipped.len());
+        if !self.failed.is_empty() {
+            bail!("the lab refutes: {}", self.failed.join("; "));
+        }
+        let mut reasons = self.skipped;
+        reasons.sort();
+        reasons.dedup();
+        if reasons.is_empty() { Ok(Done::Passed) } else { Ok(Done::Skipped(reasons.join("; "))) }
+    }
+}
