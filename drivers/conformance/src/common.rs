@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::plan::{Outcome, skip};
 use crate::rig::Rig;
-use crate::role::{RoleProcess, Work};
+use crate::role::Work;
 
 /// The broker serves the device with the driver that is meant, and nobody holds anything.
 ///
@@ -112,6 +112,32 @@ pub fn revoked(rig: &mut Rig, victim: &Work, neighbour: &Work) -> Result<Outcome
     Ok(Outcome::Passed)
 }
 
+/// An operator's reset ends the grants of every client with the error `why`, or lets them go on where
+/// that is empty: a device without queues has none to end. Others work after it as before.
+///
+/// # Errors
+/// What happened instead.
+pub fn reset(rig: &mut Rig, client: &Work, why: &str, verify: &Work) -> Result<Outcome> {
+    let before = rig.status()?.resets;
+    let mut at_work = rig.start(client.clone())?;
+    at_work.started()?;
+    at_work.round()?;
+    rig.block_on(async { Ok(rig.client(0).await?.reset().await?) })?;
+    if why.is_empty() {
+        at_work.round()?;
+        at_work.round()?;
+        at_work.kill()?;
+    } else {
+        let (told, error) = at_work.ended()?;
+        ensure!(told == why, "a client of a device that was reset was told '{told}': {error}");
+    }
+    rig.until_gone(at_work.pid())?;
+    let status = rig.status()?;
+    ensure!(status.resets == before + 1, "{} resets, and there were {before}", status.resets);
+    rig.start(verify.clone())?.done()?;
+    Ok(Outcome::Passed)
+}
+
 /// A broker that is told to end does so in good order, one that is killed does not stand in the way of
 /// the next, and clients of either get a typed error. A new broker serves as the old one did.
 ///
@@ -130,8 +156,7 @@ pub fn restarted(rig: &mut Rig, client: &Work, verify: &Work) -> Result<Outcome>
         let (why, error) = at_work.ended()?;
         ensure!(why == "broker_gone", "a client of a dead broker was told '{why}': {error}");
         rig.serve()?;
-        let mut after: RoleProcess = rig.start(verify.clone())?;
-        after.done()?;
+        rig.start(verify.clone())?.done()?;
     }
     Ok(Outcome::Passed)
 }

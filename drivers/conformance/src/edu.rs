@@ -43,6 +43,11 @@ pub const CHECKS: &[Check] = &[
         run: |rig| common::revoked(rig, &busy(0), &busy(1)),
     },
     Check {
+        name: "reset",
+        what: "an operator's reset comes between two requests, and the next ones work",
+        run: |rig| common::reset(rig, &busy(0), "", &part(0, 3)),
+    },
+    Check {
         name: "restarted",
         what: "a broker that ends or is killed, and the next one",
         run: |rig| common::restarted(rig, &busy(0), &part(0, 3)),
@@ -88,7 +93,7 @@ fn factorials(rig: &mut Rig) -> Result<Outcome> {
 }
 
 fn dma(rig: &mut Rig) -> Result<Outcome> {
-    let mut dice = Dice::new(rig.dice.next());
+    let mut dice = Dice::new(rig.dice.roll());
     rig.block_on(async {
         let edu = Edu::connect(&rig.client(0).await?).await?;
         let mut copy = dice.bytes(BUFFER);

@@ -12,7 +12,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::process::Process;
-use crate::{edu, nvme};
+use crate::{edu, nvme, plan};
 
 /// Names the environment variable with the role.
 const ROLE: &str = "DOORBELL_CONFORMANCE_ROLE";
@@ -51,6 +51,8 @@ pub enum Said {
     Round(u64),
     /// All is done.
     Done,
+    /// It failed, and why.
+    Failed(String),
     /// The grant ended, with the error as a program sees it.
     Ended {
         /// Why, in a word: `revoked`, `device_reset`, `device_gone`, `broker_gone`, or another.
@@ -74,7 +76,12 @@ pub fn say(said: &Said) -> Result<()> {
 #[must_use]
 pub fn asked() -> Option<Result<()>> {
     let role = std::env::var(ROLE).ok()?;
-    Some(play(&role))
+    let played = play(&role);
+    if let Err(error) = &played {
+        // The plan may be gone as well; the exit status says it again.
+        let _ = say(&Said::Failed(plan::one_line(error)));
+    }
+    Some(played)
 }
 
 fn play(role: &str) -> Result<()> {
@@ -121,7 +128,10 @@ impl RoleProcess {
                 bail!("a client process ended without saying why");
             };
             if let Some(said) = line.strip_prefix(MARK) {
-                return serde_json::from_str(said).context("what a client process said");
+                return match serde_json::from_str(said).context("what a client process said")? {
+                    Said::Failed(why) => bail!("a client process: {why}"),
+                    said => Ok(said),
+                };
             }
         }
     }
@@ -159,7 +169,7 @@ impl RoleProcess {
                     return Ok((why, error));
                 }
                 Said::Done => bail!("a client process was done before its grant ended"),
-                Said::Started | Said::Round(_) => {}
+                Said::Started | Said::Round(_) | Said::Failed(_) => {}
             }
         }
     }
@@ -173,7 +183,7 @@ impl RoleProcess {
             match self.next()? {
                 Said::Done => return self.succeeded(),
                 Said::Ended { error, .. } => bail!("a client process: {error}"),
-                Said::Started | Said::Round(_) => {}
+                Said::Started | Said::Round(_) | Said::Failed(_) => {}
             }
         }
     }

@@ -33,6 +33,7 @@ pub(crate) enum Command {
     Export(Export),
     Status(Status),
     Revoke(Revoke),
+    Reset(Reset),
     Demo(Demo),
     Bench(Bench),
     #[command(subcommand)]
@@ -164,6 +165,18 @@ pub(crate) struct Revoke {
     pub(crate) target: Target,
     #[command(flatten)]
     pub(crate) whose: Whose,
+}
+
+/// Resets a device: every client's queue ends, and the device is brought up again.
+///
+/// Their futures get an error that says so. Only operators may (the broker's own user is one).
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  doorbell reset --device nvme0")]
+pub(crate) struct Reset {
+    #[command(flatten)]
+    pub(crate) target: Target,
 }
 
 /// Whose grants.

@@ -1,4 +1,5 @@
-//! The doorbell program: serve, export, status, revoke, bench, demo, list, bind, unbind, check, nvme, edu.
+//! The doorbell program: serve, export, status, revoke, reset, bench, demo, list, bind, unbind, check,
+//! nvme, edu.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -46,6 +47,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Export(args) => export::run(args),
         Command::Status(args) => status::run(args),
         Command::Revoke(args) => status::revoke(args),
+        Command::Reset(args) => status::reset(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Nvme(command) => nvme::run(command),

@@ -8,7 +8,7 @@ use doorbell::wire::{ReclaimCause, RevokeTarget, SessionStatus, StatusReport};
 use doorbell_bench::report::units::bytes;
 use serde::Serialize;
 
-use crate::cli::{Revoke, Status, Whose};
+use crate::cli::{Reset, Revoke, Status, Whose};
 use crate::connect::{block_on, to_look};
 use crate::{output, sockets};
 
@@ -79,6 +79,17 @@ pub(crate) fn revoke(args: &Revoke) -> Result<()> {
         plural(u64::from(queues), "queue"),
         plural(u64::from(sessions), "session")
     ))
+}
+
+/// Runs `doorbell reset`.
+pub(crate) fn reset(args: &Reset) -> Result<()> {
+    let socket = sockets::find(&args.target)?;
+    let device = block_on(async {
+        let client = to_look(&socket).await?;
+        client.reset().await?;
+        Ok(client.device().name.clone())
+    })?;
+    output::print(format!("reset {device}\n"))
 }
 
 /// `1 queue`, `2 queues`.

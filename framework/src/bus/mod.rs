@@ -385,6 +385,15 @@ pub trait Bus: Send + Sync {
     /// [`BusError::TimedOut`].
     fn reset(&self, deadline: Deadline) -> Result<(), BusError>;
 
+    /// Makes sure that the device reaches no memory from here on: for a device that is about to go,
+    /// which may not be resettable any more. It is not used again but to be given back.
+    ///
+    /// # Errors
+    /// [`BusError::Gone`] if it is gone already, which is as good; else as [`Bus::reset`].
+    fn silence(&self, deadline: Deadline) -> Result<(), BusError> {
+        self.reset(deadline)
+    }
+
     /// The device's address space.
     fn dma(&self) -> Arc<dyn DmaSpace>;
 

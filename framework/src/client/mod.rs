@@ -50,6 +50,9 @@ pub use spec::QueueSpec;
 
 use link::{Answer, Link};
 
+/// How long a reset may take at least: a broker gives its driver a minute for it.
+const RESET: Duration = Duration::from_secs(90);
+
 /// A connection to a broker, and through it to one device. Cheap to clone; the connection ends when
 /// the last clone and the last queue are dropped.
 #[derive(Debug, Clone)]
@@ -218,6 +221,20 @@ impl Client {
         match self.call(&request, Vec::new()).await? {
             (Reply::Revoked { queues, sessions }, ..) => Ok((queues, sessions)),
             (other, ..) => Err(self.inner.unexpected(&request, &other)),
+        }
+    }
+
+    /// Resets the device; operators only. Every client's queue ends with `DeviceReset`, this one's as
+    /// well. It returns once the device is up again.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] if this user is no operator, or the device does not come back: it is
+    /// then out of service.
+    pub async fn reset(&self) -> Result<(), ClientError> {
+        let limit = self.inner.link.limit.max(RESET);
+        match self.inner.call(&Request::Reset, Vec::new(), None, limit).await? {
+            (Reply::Done, ..) => Ok(()),
+            (other, ..) => Err(self.inner.unexpected(&Request::Reset, &other)),
         }
     }
 

@@ -200,12 +200,11 @@ impl Registry {
 }
 
 /// The buses of this build.
-const BUSES: &[(&str, bool)] =
-    &[
-        ("soft", cfg!(feature = "soft")),
-        ("vfio", cfg!(feature = "vfio")),
-        ("vfio-user", cfg!(feature = "vfio-user")),
-    ];
+const BUSES: &[(&str, bool)] = &[
+    ("soft", cfg!(feature = "soft")),
+    ("vfio", cfg!(feature = "vfio")),
+    ("vfio-user", cfg!(feature = "vfio-user")),
+];
 
 fn no_bus(spec: &DeviceSpec, bus: &'static str) -> RegistryError {
     let built = BUSES.iter().filter(|(_, built)| *built).map(|(name, _)| (*name).to_owned());

@@ -364,7 +364,7 @@ impl SoftCx {
 
     /// Reaches memory of a peer by messages from now on.
     #[cfg(feature = "vfio-user")]
-    pub(crate) fn set_peer(&mut self, peer: std::sync::Arc<dyn super::remote::RemoteMemory>) {
+    pub(crate) fn set_peer(&mut self, peer: Arc<dyn super::remote::RemoteMemory>) {
         self.remote.peer = Some(peer);
     }
 

@@ -85,6 +85,9 @@ pub enum Request {
         /// Whose.
         target: RevokeTarget,
     },
+    /// Resets the device: every client's queue ends; operators only. Answer: [`Reply::Done`], once
+    /// the device is up again.
+    Reset,
 }
 
 impl Request {
@@ -107,6 +110,7 @@ impl Request {
             Self::Admin { .. } => "admin operation",
             Self::Status => "status",
             Self::Revoke { .. } => "revoke",
+            Self::Reset => "reset",
         }
     }
 }

@@ -41,6 +41,7 @@ fn request() -> impl Strategy<Value = Request> {
         prop::collection::vec(any::<u8>(), 0..2000)
             .prop_map(|operation| Request::Admin { operation }),
         Just(Request::Status),
+        Just(Request::Reset),
         prop_oneof![
             any::<i32>().prop_map(RevokeTarget::Pid),
             any::<u64>().prop_map(RevokeTarget::Session),

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use doorbell::wire::SessionStatus;
 
 use super::load::Load;
-use super::{busy, claim, verify};
+use super::{busy, verify};
 use crate::plan::{Outcome, skip};
 use crate::rig::Rig;
 use crate::role::{RoleProcess, Work};
@@ -12,7 +12,7 @@ use crate::role::{RoleProcess, Work};
 /// One queue as deep as the device and its client allow, kept full.
 pub(super) fn load(rig: &mut Rig) -> Result<Outcome> {
     let most = rig.status()?.device.max_entries.saturating_sub(1).min(255);
-    let load = Load { part: 0, depth: most, seed: rig.dice.next(), rounds: 8 };
+    let load = Load { part: 0, depth: most, seed: rig.dice.roll(), rounds: 8 };
     rig.start(Work::NvmeVerify(load))?.done()?;
     Ok(Outcome::Passed)
 }
@@ -53,10 +53,4 @@ pub(super) fn partitions(rig: &mut Rig) -> Result<Outcome> {
     let mut all = clients.map(|part| rig.start(verify(part, 3))).collect::<Result<Vec<_>>>()?;
     all.iter_mut().try_for_each(RoleProcess::done)?;
     Ok(Outcome::Passed)
-}
-
-/// Every queue ends with a typed error, and the controller serves on.
-pub(super) fn reset(rig: &mut Rig) -> Result<Outcome> {
-    let _ = claim;
-    skip("there is no operator's reset")
 }

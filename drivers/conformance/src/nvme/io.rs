@@ -43,7 +43,7 @@ async fn expect(nvme: &Nvme, ns: &Namespace<'_>, lba: u64, data: &[u8]) -> Resul
 }
 
 pub(super) fn sizes(rig: &mut Rig) -> Result<Outcome> {
-    let mut dice = Dice::new(rig.dice.next());
+    let mut dice = Dice::new(rig.dice.roll());
     rig.block_on(async {
         let nvme = claim(rig, ARENA, QueueSpec::depth(8)).await?;
         let ns = first(&nvme)?;
@@ -74,7 +74,7 @@ pub(super) fn sizes(rig: &mut Rig) -> Result<Outcome> {
 }
 
 pub(super) fn interrupts(rig: &mut Rig) -> Result<Outcome> {
-    let mut dice = Dice::new(rig.dice.next());
+    let mut dice = Dice::new(rig.dice.roll());
     rig.block_on(async {
         // No spinning: every wait that is not over at the first look parks until the interrupt.
         let spec = QueueSpec::depth(4).spin(SpinBudget::adaptive(0));
@@ -94,7 +94,7 @@ pub(super) fn interrupts(rig: &mut Rig) -> Result<Outcome> {
 }
 
 pub(super) fn compare(rig: &mut Rig) -> Result<Outcome> {
-    let mut dice = Dice::new(rig.dice.next());
+    let mut dice = Dice::new(rig.dice.roll());
     rig.block_on(async {
         let nvme = claim(rig, ARENA, QueueSpec::depth(4)).await?;
         let ns = first(&nvme)?;
@@ -116,7 +116,7 @@ pub(super) fn compare(rig: &mut Rig) -> Result<Outcome> {
 }
 
 pub(super) fn erase(rig: &mut Rig) -> Result<Outcome> {
-    let mut dice = Dice::new(rig.dice.next());
+    let mut dice = Dice::new(rig.dice.roll());
     rig.block_on(async {
         let nvme = claim(rig, ARENA, QueueSpec::depth(4)).await?;
         let ns = first(&nvme)?;
@@ -147,7 +147,7 @@ pub(super) fn image(rig: &mut Rig) -> Result<Outcome> {
     let Some(path) = rig.setup.image.clone() else {
         return skip("no --image was given");
     };
-    let mut dice = Dice::new(rig.dice.next());
+    let mut dice = Dice::new(rig.dice.roll());
     rig.block_on(async {
         let nvme = claim(rig, ARENA, QueueSpec::depth(4)).await?;
         let ns = first(&nvme)?;

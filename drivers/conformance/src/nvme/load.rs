@@ -96,7 +96,7 @@ impl<'a> Worker<'a> {
 
     /// Writes everything anew, in a random order and all at once, and reads it back.
     fn round(&mut self, first: bool) -> Result<()> {
-        let seeds: Vec<u64> = self.slots.iter().map(|_| self.dice.next()).collect();
+        let seeds: Vec<u64> = self.slots.iter().map(|_| self.dice.roll()).collect();
         for ((_, buffer), seed) in self.slots.iter_mut().zip(&seeds) {
             Dice::new(*seed).fill(buffer.as_mut().context("a buffer is missing")?);
         }

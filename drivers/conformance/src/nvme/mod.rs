@@ -49,7 +49,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "load",
         what: "a full queue, everything verified, as deep as the device allows",
-        run: |rig| clients::load(rig),
+        run: clients::load,
     },
     Check {
         name: "quiesce",
@@ -71,7 +71,11 @@ pub const CHECKS: &[Check] = &[
         what: "a revoked client gets a typed error, its neighbour does not notice",
         run: |rig| common::revoked(rig, &busy(0), &busy(1)),
     },
-    Check { name: "reset", what: "an operator's reset ends every queue", run: clients::reset },
+    Check {
+        name: "reset",
+        what: "an operator's reset ends every queue with a typed error, and the next ones work",
+        run: |rig| common::reset(rig, &busy(0), "device_reset", &verify(0, 2)),
+    },
     Check {
         name: "restarted",
         what: "a broker that ends or is killed, and the next one",

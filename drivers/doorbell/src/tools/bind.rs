@@ -104,10 +104,7 @@ fn after_bind(text: &mut String, roots: &Roots, function: &Function) {
 
 /// Who keeps the group from being used.
 fn siblings(text: &mut String, roots: &Roots, function: &Function) {
-    let Some(number) = function.group else {
-        line(text, "NO IOMMU: the device could reach all of memory");
-        return;
-    };
+    let Some(number) = function.group else { return };
     // What cannot be read here is said by `doorbell check`.
     let Ok(group) = Group::read(roots, number) else { return };
     for member in group.in_the_way(function.address) {

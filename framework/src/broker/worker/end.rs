@@ -105,6 +105,18 @@ impl Unit {
         Some(quiesced)
     }
 
+    /// Resets the function at an operator's wish: every queue ends.
+    pub(super) async fn reset_now(&self) -> Result<Reply, Refusal> {
+        let mut last = self.reset.lock().await;
+        let Some(recovered) = self.recover(Scope::Device).await else {
+            let why = self.records.borrow().out_of_service.clone().unwrap_or_default();
+            return Err(Refusal::OutOfService { device: self.name.to_string(), why });
+        };
+        self.all_were_reset(&recovered, EndCause::DeviceReset);
+        *last = Some(recovered);
+        Ok(Reply::Done)
+    }
+
     /// Resets the device. If that fails it is out of service for good.
     pub(super) async fn recover(&self, scope: Scope) -> Option<Recovered> {
         if self.records.borrow().out_of_service.is_some() {

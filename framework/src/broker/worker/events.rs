@@ -154,12 +154,11 @@ impl Unit {
     /// Ends every queue of the unit for a reason that does not lie in it, and the unit's service.
     async fn end_all(&self, cause: EndCause, why: &str) {
         let mut last = self.reset.lock().await;
-        let proof = match self.bus.reset(Deadline::after(self.common.timeouts.abort)) {
-            Ok(()) => Some(Recovered::by_reset()),
-            // It is not there any more, so it reaches no memory.
-            Err(BusError::Gone { .. }) => Some(Recovered::by_removal()),
+        let proof = match self.bus.silence(Deadline::after(self.common.timeouts.abort)) {
+            // It does no DMA any more, or is not there any more: it reaches no memory.
+            Ok(()) | Err(BusError::Gone { .. }) => Some(Recovered::by_removal()),
             Err(error) => {
-                tracing::error!(device = %self.name, %error, "a function that ends cannot be reset");
+                tracing::error!(device = %self.name, %error, "a function that ends may do DMA still");
                 None
             }
         };

@@ -272,6 +272,7 @@ impl Worker {
             Request::Admin { operation } => unit.admin(session, &operation).await.map(plain),
             Request::Status => Ok(plain(Reply::Status(Box::new(self.status(session))))),
             Request::Revoke { target } => self.revoke(session, target).await.map(plain),
+            Request::Reset => self.reset(session).await.map(plain),
         }
     }
 

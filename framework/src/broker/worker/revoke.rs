@@ -1,4 +1,4 @@
-//! The operator's revoke: over all units.
+//! The operator's requests: revoke, over all units, and reset.
 
 use super::Worker;
 use crate::wire::{EndCause, ReclaimCause, Refusal, Reply, RevokeTarget};
@@ -10,7 +10,7 @@ impl Worker {
         session: u64,
         target: RevokeTarget,
     ) -> Result<Reply, Refusal> {
-        self.check_operator(session)?;
+        self.check_operator(session, "revoke")?;
         if let RevokeTarget::Queue(queue) = target {
             return self.revoke_queue(queue).await;
         }
@@ -34,7 +34,14 @@ impl Worker {
         Ok(Reply::Revoked { queues, sessions: concerned })
     }
 
-    fn check_operator(&self, session: u64) -> Result<(), Refusal> {
+    /// An operator resets the device, and with it its virtual functions.
+    pub(super) async fn reset(&self, session: u64) -> Result<Reply, Refusal> {
+        self.check_operator(session, "reset")?;
+        self.primary.reset_now().await
+    }
+
+    /// Refuses `what` to who is no operator.
+    fn check_operator(&self, session: u64, what: &str) -> Result<(), Refusal> {
         let unit = self.unit_of(session);
         let records = unit.records.borrow();
         let me = records.sessions.get(&session);
@@ -43,7 +50,7 @@ impl Worker {
         }
         let uid = me.map_or(u32::MAX, |me| me.peer.uid);
         let device = self.primary.name.to_string();
-        Err(Refusal::NotOperator { uid, device, what: "revoke".to_owned() })
+        Err(Refusal::NotOperator { uid, device, what: what.to_owned() })
     }
 
     fn targets(&self, target: RevokeTarget) -> Vec<u64> {

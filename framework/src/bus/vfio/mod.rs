@@ -310,6 +310,11 @@ impl Bus for VfioBus {
         self.function.reset(deadline)
     }
 
+    fn silence(&self, _deadline: Deadline) -> Result<(), BusError> {
+        // While the kernel removes a device it lets nobody reset it.
+        self.function.silence()
+    }
+
     fn dma(&self) -> Arc<dyn DmaSpace> {
         Arc::clone(&self.space) as Arc<dyn DmaSpace>
     }

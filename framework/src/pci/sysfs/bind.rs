@@ -131,9 +131,10 @@ pub enum MoveError {
         /// The function.
         address: Address,
     },
-    /// Without an IOMMU vfio-pci refuses.
+    /// Without an IOMMU vfio-pci refuses. In its no-IOMMU mode it would not, but nothing would keep the
+    /// device from any memory: no bus of this framework drives it then.
     #[error(
-        "{0} is in no IOMMU group, so vfio-pci would refuse it: the IOMMU is off; `doorbell check` \
+        "{0} is in no IOMMU group, so it cannot be handed out: the IOMMU is off; `doorbell check` \
          says how to turn it on"
     )]
     NoIommu(Address),
@@ -203,7 +204,7 @@ impl Move {
         if !roots.sys.join("bus/pci/drivers").join(VFIO_PCI).is_dir() {
             return Err(MoveError::NoVfioPci { address });
         }
-        if function.group.is_none() && !no_iommu_allowed(roots) {
+        if function.group.is_none() {
             return Err(MoveError::NoIommu(address));
         }
         let uses = Uses::find(roots, &function)?;
@@ -310,12 +311,6 @@ fn steps(roots: &Roots, function: &Function, only: &str) -> Vec<Step> {
     }
     steps.push(Step { path: roots.sys.join("bus/pci/drivers_probe"), text: address });
     steps
-}
-
-/// True in no-IOMMU mode, in which vfio-pci takes functions without a group.
-fn no_iommu_allowed(roots: &Roots) -> bool {
-    let switch = roots.sys.join("module/vfio/parameters/enable_unsafe_noiommu_mode");
-    matches!(super::read::text(&switch, 16).as_deref(), Ok("Y" | "1"))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::Roots;
+use super::bind::VFIO_PCI;
 use super::error::SysfsError;
 use super::function::Function;
 use super::read::{PAGE, link_name, names, optional};
@@ -18,6 +19,9 @@ pub struct Group {
     pub number: u32,
     /// The kernel's default domain: `DMA`, `DMA-FQ`, `identity`.
     pub kind: Option<String>,
+    /// True for a group that VFIO made up in its no-IOMMU mode: nothing keeps its devices from any
+    /// memory.
+    pub no_iommu: bool,
     /// Everything in it, by name.
     pub members: Vec<Member>,
 }
@@ -38,11 +42,16 @@ impl Member {
     /// no DMA (Linux, Documentation/driver-api/vfio.rst).
     #[must_use]
     pub fn is_harmless(&self) -> bool {
-        let harmless = |driver: &String| {
-            driver.starts_with("vfio") || HARMLESS.contains(&driver.as_str()) || self.bridge
-        };
+        let harmless =
+            |driver: &String| is_vfio(driver) || HARMLESS.contains(&driver.as_str()) || self.bridge;
         self.driver.as_ref().is_none_or(harmless)
     }
+}
+
+/// True for a driver that hands its devices to user space through VFIO: vfio-pci, and variants of it
+/// for certain devices such as `mlx5_vfio_pci`.
+pub(super) fn is_vfio(driver: &str) -> bool {
+    driver.replace('_', "-").ends_with(VFIO_PCI)
 }
 
 impl Group {
@@ -60,7 +69,9 @@ impl Group {
             let bridge = function.is_some_and(|function| function.is_bridge());
             members.push(Member { name, driver, bridge });
         }
-        Ok(Self { number, kind: optional(&folder.join("type"), PAGE)?, members })
+        let kind = optional(&folder.join("type"), PAGE)?;
+        let no_iommu = optional(&folder.join("name"), PAGE)?.as_deref() == Some("vfio-noiommu");
+        Ok(Self { number, kind, no_iommu, members })
     }
 
     /// The members beside a function.

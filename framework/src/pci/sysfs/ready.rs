@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use super::Roots;
-use super::bind::VFIO_PCI;
 use super::error::SysfsError;
 use super::function::Function;
-use super::group::Group;
+use super::group::{Group, is_vfio};
 use super::processes::vfio_holders;
 use super::read::{names, printable};
 use crate::pci::Address;
@@ -71,8 +70,7 @@ fn not_bound(function: &Function) -> Option<String> {
         return Some(format!("{address} is a bridge; VFIO drives none"));
     }
     match function.driver.as_deref() {
-        // Variants for certain devices are called so as well: nvgrace-gpu-vfio-pci, mlx5_vfio_pci.
-        Some(driver) if driver.replace('_', "-").ends_with(VFIO_PCI) => None,
+        Some(driver) if is_vfio(driver) => None,
         Some(driver) => Some(format!(
             "{address} is driven by {}; hand it over with `doorbell bind {address}`",
             printable(driver)
@@ -92,6 +90,12 @@ fn no_group(roots: &Roots, function: &Function) -> Result<Option<String>, SysfsE
         )));
     };
     let group = Group::read(roots, number)?;
+    if group.no_iommu {
+        return Ok(Some(format!(
+            "{address} is bound in VFIO's no-IOMMU mode, in which nothing keeps it from any memory; \
+             turn the IOMMU on, as `doorbell check` says"
+        )));
+    }
     let others = group.in_the_way(address);
     if others.is_empty() {
         return Ok(None);
@@ -137,6 +141,7 @@ fn no_node(roots: &Roots, function: &Function) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bind::VFIO_PCI;
     use super::super::testing::{FakeFunction, FakeMachine};
     use super::*;
 
@@ -176,5 +181,10 @@ mod tests {
         machine.function(at("0000:01:00.0"), &alone).unwrap();
         let said = why_not(machine.roots(), at("0000:01:00.0")).unwrap().unwrap();
         assert!(said.contains("IOMMU is off") && said.contains("doorbell check"), "{said}");
+        let made_up = FakeFunction { group: Some(0), ..alone };
+        machine.function(at("0000:01:00.0"), &made_up).unwrap();
+        machine.write("sys/kernel/iommu_groups/0/name", "vfio-noiommu\n").unwrap();
+        let said = why_not(machine.roots(), at("0000:01:00.0")).unwrap().unwrap();
+        assert!(said.contains("no-IOMMU mode"), "{said}");
     }
 }

@@ -64,7 +64,7 @@ fn ready(roots: &Roots, address: Address) -> Finding {
     Finding::ok(
         Part::Device,
         &address.to_string(),
-        format!("{what}ready: doorbell serve {address}"),
+        format!("{what}ready for `doorbell serve {address}`"),
     )
 }
 

@@ -86,8 +86,10 @@ fn may_lock_all(roots: &Roots) -> bool {
     let status = text(&roots.proc.join("self/status"), LARGEST).unwrap_or_default();
     let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0);
-    let map = text(&roots.proc.join("self/uid_map"), LARGEST).unwrap_or_default();
-    let whole = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    // A kernel without user namespaces has no such file.
+    let map = text(&roots.proc.join("self/uid_map"), LARGEST);
+    let whole = map.is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]))
+        || !roots.proc.join("self/ns/user").exists();
     set >> CAP_IPC_LOCK & 1 == 1 && whole
 }
 

@@ -1,5 +1,6 @@
 //! VFIO: its drivers, and what this user may open.
 
+use doorbell::bus::vfio::Feature;
 use doorbell::pci::sysfs::{Access, Roots, VFIO_PCI, access, names, text};
 
 use super::finding::{Finding, Part, State};
@@ -95,5 +96,13 @@ fn cdev(roots: &Roots) -> Finding {
     if numbers.split_whitespace().any(|word| word == "vfio-dev") {
         return Finding::ok(Part::Cdev, WHAT, "the kernel has it; no device is bound to vfio-pci");
     }
-    Finding::new(Part::Cdev, WHAT, State::Note, "not in this kernel, or VFIO is not loaded")
+    Finding::new(Part::Cdev, WHAT, State::Note, absent())
+}
+
+/// What a kernel without it lacks, and what is done instead.
+fn absent() -> String {
+    let cdev = Feature::Cdev;
+    let since = cdev.since().unwrap_or("none yet");
+    let (option, otherwise) = (cdev.option(), cdev.otherwise());
+    format!("absent ({option}, Linux {since}); instead: {otherwise}")
 }
