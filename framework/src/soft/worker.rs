@@ -135,9 +135,7 @@ impl Worker {
     #[inline]
     fn look_at_pin(&mut self) {
         // Data first: when the writes under way have arrived this thread is nudged.
-        if self.cx.pin.is_listened_to()
-            && self.cx.remote.arrived()
-            && self.device.pin(&mut self.cx)
+        if self.cx.pin.is_listened_to() && self.cx.remote.arrived() && self.device.pin(&mut self.cx)
         {
             self.cx.pin.fire();
         }
