@@ -18,6 +18,7 @@ pub(crate) enum RemoteError {
     /// A request for the device's thread came first; the access can be made again.
     Interrupted,
     /// The peer refused it, did not answer in time, or is gone.
+    #[cfg_attr(not(feature = "vfio-user"), allow(dead_code, reason = "no peers in this build"))]
     Failed,
 }
 
