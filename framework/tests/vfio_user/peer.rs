@@ -89,8 +89,7 @@ fn regions(bar: &OwnedFd) -> Vec<ServerRegion> {
             _ => (0, 0),
         };
         let info = vfio_region_info { argsz: 32, flags, index, size, ..Default::default() };
-        let area =
-            vfio_region_sparse_mmap_area { offset: AREA.start, size: AREA.end - AREA.start };
+        let area = vfio_region_sparse_mmap_area { offset: AREA.start, size: AREA.end - AREA.start };
         let is_bar = index == 0;
         ServerRegion {
             region_info: info,
