@@ -67,11 +67,12 @@ Examples:
   doorbell serve soft:nvme,ram=64M
   doorbell serve soft:nvme,image=disk.img,ram=64M --name nvme0
   doorbell serve soft:nvme,image=disk.img --socket /tmp/nvme.sock --policy policy.toml
+  doorbell serve vfio-user:/run/nvme-server.sock --name nvme1 --reconnect
   doorbell serve soft:edu --name edu0
 
 Software NVMe devices: each image=FILE, ram=SIZE or null=SIZE is one namespace, in this order, from 1.")]
 pub(crate) struct Serve {
-    /// The device: soft:MODEL[,KEY=VALUE...]
+    /// The device: soft:MODEL[,KEY=VALUE...], a PCI address, or vfio-user:PATH
     pub(crate) spec: String,
     /// Where clients connect; /run/doorbell/NAME.sock, or a folder of this user's if that cannot be
     /// written
@@ -86,6 +87,10 @@ pub(crate) struct Serve {
     /// Keep the broker and the device's thread on this core
     #[arg(long, value_name = "CORE")]
     pub(crate) core: Option<usize>,
+    /// When the device goes (a device server that ends), wait until it is back and serve it again; at
+    /// most so many seconds each time, if a number is given
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, value_parser = seconds)]
+    pub(crate) reconnect: Option<Option<f64>>,
     /// End when the process that started this one does
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,

@@ -1,10 +1,11 @@
 //! `doorbell serve`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use doorbell::DeviceSpec;
-use doorbell::broker::{Broker, Policy};
+use doorbell::broker::{Broker, Policy, Turn};
 use doorbell_bench::cores;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
@@ -25,13 +26,27 @@ pub(crate) fn run(args: &Serve) -> Result<()> {
     let policy = args.policy.as_ref().map(Policy::load).transpose()?.unwrap_or_default();
     let socket = socket(args, &spec)?;
     let shown = socket.display().to_string();
-    let broker = Broker::builder(registry::all())
-        .device(spec)
-        .socket(&socket)
-        .policy(policy)
-        .until_signal()
-        .start()?;
-    output::print(format!("serving {} at {shown}\n", args.spec))?;
+    let builder = Broker::builder(registry::all()).device(spec).socket(&socket).policy(policy);
+    let serving = || output::print(format!("serving {} at {shown}\n", args.spec));
+    if let Some(limit) = args.reconnect {
+        let mut printed = Ok(());
+        let limit = limit.map(Duration::from_secs_f64);
+        builder.run_again(limit, |turn| {
+            let now = match turn {
+                Turn::Serving { .. } => serving(),
+                Turn::Waiting { device } => {
+                    output::print(format!("device {device} went; waiting for it to come back\n"))
+                }
+            };
+            // The first failure is told in the end; a broker serves without a terminal too.
+            if printed.is_ok() {
+                printed = now;
+            }
+        })?;
+        return printed;
+    }
+    let broker = builder.until_signal().start()?;
+    serving()?;
     Ok(broker.wait()?)
 }
 

@@ -41,6 +41,7 @@ use crate::bus::BusError;
 use crate::driver::{DriverError, Registry, RegistryError};
 use crate::spec::DeviceSpec;
 
+mod again;
 mod closer;
 mod listen;
 mod outgoing;
@@ -52,6 +53,7 @@ mod service;
 mod session;
 mod worker;
 
+pub use again::Turn;
 pub use policy::{Policy, PolicyError, Rights, Rule, Subject};
 
 use service::{Control, Service};
@@ -187,6 +189,16 @@ pub enum BrokerError {
     Removed {
         /// The device.
         device: Arc<str>,
+    },
+    /// The device went and did not come back.
+    #[error("device {device}: it went, and waited {:.1} s for it to come back; the last try: {source}", after.as_secs_f64())]
+    NotBack {
+        /// The device.
+        device: Arc<str>,
+        /// The limit.
+        after: Duration,
+        /// Why it could not be brought up.
+        source: Box<BrokerError>,
     },
     /// A thread of the broker ended by a panic: a bug.
     #[error("the broker's {0} ended unexpectedly: this is a bug; see the log")]

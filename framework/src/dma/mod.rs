@@ -32,8 +32,6 @@ pub use arena::{Arena, Dma, DmaStats};
 pub use buffer::{DmaBox, DmaKeep, DmaShared};
 pub use guard::{Watch, map_revocable};
 pub use iova::{IovaAllocator, Partition};
-#[cfg(all(feature = "vfio-user", feature = "soft"))]
-pub(crate) use map::map_private;
 pub use map::{Prefault, map_fd};
 pub use memfd::{HugePages, Memfd};
 pub use space::{DmaSpace, Mapping};

@@ -5,7 +5,9 @@
 //! model can reach the memory.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+#[cfg(feature = "vfio-user")]
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use crate::dma::{DmaError, Fault, Memfd};
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 
 /// Posted writes that may wait at a time.
+#[cfg(feature = "vfio-user")]
 const MOST_POSTED: usize = 1024;
 
 /// A request, as the device's thread runs it.
@@ -57,6 +60,7 @@ pub(super) struct Shared {
     /// Set after a job was sent; the thread takes it back before it looks at the jobs.
     pub(super) pending: AtomicBool,
     /// Jobs that nobody waits for and that were not run yet.
+    #[cfg(feature = "vfio-user")]
     pub(super) posted: AtomicUsize,
     pub(super) stop: AtomicBool,
     /// False once the thread has ended, whatever the reason.
@@ -140,6 +144,7 @@ impl Control {
     ///
     /// # Errors
     /// [`BusError::TimedOut`] if there were too many for too long; [`BusError::Gone`].
+    #[cfg(feature = "vfio-user")]
     pub(crate) fn post(
         &self,
         what: &'static str,
@@ -167,6 +172,7 @@ impl Control {
     }
 
     /// Has the device's thread look at everything once more.
+    #[cfg(feature = "vfio-user")]
     pub(crate) fn nudge(&self) {
         self.shared.pending.store(true, Ordering::Release);
         self.shared.wake();

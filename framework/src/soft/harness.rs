@@ -9,7 +9,7 @@
 //! [`BusError::Gone`], and doorbells do nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -95,7 +95,8 @@ impl Harness {
             bars,
             jobs,
             pending: AtomicBool::new(false),
-            posted: AtomicUsize::new(0),
+            #[cfg(feature = "vfio-user")]
+            posted: std::sync::atomic::AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             alive: AtomicBool::new(true),
             ended,

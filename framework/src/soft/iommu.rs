@@ -133,6 +133,7 @@ impl SoftIommu {
     ///
     /// # Errors
     /// As [`SoftIommu::map`].
+    #[cfg(feature = "vfio-user")]
     pub(crate) fn map_remote(
         &mut self,
         partition: PartitionId,
@@ -187,6 +188,7 @@ impl SoftIommu {
     }
 
     /// Removes every mapping.
+    #[cfg(feature = "vfio-user")]
     pub(crate) fn clear(&mut self) {
         self.tree.clear();
         self.mappings.clear();
@@ -194,6 +196,7 @@ impl SoftIommu {
     }
 
     /// Whether the device may do DMA at all (PCI: bus master enable). The mappings stay.
+    #[cfg(feature = "vfio-user")]
     pub(crate) fn set_enabled(&mut self, enabled: bool) {
         self.enabled = enabled;
         // A remembered mapping is used without asking again.

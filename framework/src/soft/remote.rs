@@ -18,6 +18,7 @@ pub(crate) enum RemoteError {
     /// A request for the device's thread came first; the access can be made again.
     Interrupted,
     /// The peer refused it, did not answer in time, or is gone.
+    #[cfg_attr(not(feature = "vfio-user"), allow(dead_code, reason = "no peers in this build"))]
     Failed,
 }
 
@@ -77,6 +78,11 @@ impl Remote {
 
     pub(super) fn keep(&mut self, buffer: Vec<u8>) {
         self.buffer = buffer;
+    }
+
+    /// True if no write is under way.
+    pub(super) fn arrived(&self) -> bool {
+        self.peer.as_ref().is_none_or(|peer| peer.acknowledged() >= peer.sent())
     }
 
     /// True if writes are under way, so that an interrupt must wait.

@@ -123,7 +123,8 @@ impl PeerEvent {
         Ok(Self { fd, blocking })
     }
 
-    fn signal(&self) {
+    /// Adds one.
+    pub(crate) fn signal(&self) {
         if self.blocking {
             let mut polled = [PollFd::new(&self.fd, PollFlags::OUT)];
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };

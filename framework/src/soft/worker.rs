@@ -134,7 +134,9 @@ impl Worker {
 
     #[inline]
     fn look_at_pin(&mut self) {
-        if self.cx.pin.is_listened_to() && self.device.pin(&mut self.cx) {
+        // Data first: when the writes under way have arrived this thread is nudged.
+        if self.cx.pin.is_listened_to() && self.cx.remote.arrived() && self.device.pin(&mut self.cx)
+        {
             self.cx.pin.fire();
         }
     }

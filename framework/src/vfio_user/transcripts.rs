@@ -169,6 +169,14 @@ fn capability_chains_that_lie() {
         let error = chain(at, &cap).unwrap_err();
         assert!(error.to_string().starts_with("DEVICE_GET_REGION_INFO"), "{error}");
     }
+    // Each begins inside of the one before and claims what follows as its own.
+    let mut many = hex("30100000 08000000 00000000 20000000 0040000000000000 0000000000000000");
+    for at in (40u32..0x1020).step_by(8) {
+        many.extend(hex("0100 0100"));
+        many.extend(at.to_ne_bytes());
+    }
+    many.resize(0x1030, 1);
+    assert!(RegionInfoReply::decode(&many).is_err());
     let other = chain("20000000", &format!("0900 0200 00000000 00000000{end}")).unwrap();
     assert_eq!(other.capabilities, [RegionCapability::Other { id: 9, version: 2 }]);
 }

@@ -262,3 +262,29 @@ fn answers_may_come_in_any_order() {
         assert_eq!(first.join().unwrap(), 1);
     });
 }
+
+#[test]
+fn doorbells_that_the_server_takes_away_are_a_failure_and_no_crash() {
+    let fd = rustix::fs::memfd_create("bar", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&fd, BAR_SIZE).unwrap();
+    let theirs = fd.try_clone().unwrap();
+    let hook = instead(Command::DeviceGetRegionInfo, move |frame| {
+        if frame.payload[8] != 0 {
+            return Instead::Model;
+        }
+        let flags = RegionInfo::READ | RegionInfo::WRITE | RegionInfo::MMAP;
+        let info = RegionInfo { flags, size: BAR_SIZE, ..RegionInfo::default() };
+        let reply = Reply::DeviceGetRegionInfo(RegionInfoReply::new(info, Vec::new()));
+        Instead::Bytes(reply.message(frame.header.id), vec![theirs.try_clone().unwrap()])
+    });
+    let (_server, bus) = open(Model::default(), hook, &options());
+    let bus = bus.unwrap();
+    let memory = bus.map(0, 0x1000, 8).unwrap();
+    memory.write(0, &1_u32).unwrap();
+    rustix::fs::ftruncate(&fd, 0).unwrap();
+    memory.write(0, &2_u32).unwrap();
+    assert!(readable(bus.event_fd().unwrap().unwrap()));
+    let events = bus.events();
+    assert!(matches!(events[..], [DeviceEvent::Failed { .. }]), "{events:?}");
+    assert!(bus.events().is_empty(), "said once");
+}

@@ -19,8 +19,8 @@
 //!
 //! What it does not do: SGLs, metadata and protection information, fused operations, namespace
 //! management, firmware updates, reservations, sanitize, controller memory buffers, shadow doorbells,
-//! subsystem reset. PCI configuration space, MSI-X tables and pin interrupts belong to whoever puts
-//! it on a bus. Write Uncorrectable, Verify and Copy are not offered.
+//! subsystem reset. PCI configuration space and MSI-X tables belong to whoever puts it on a bus; of
+//! its interrupt pin it knows the level. Write Uncorrectable, Verify and Copy are not offered.
 //!
 //! [`SoftDevice`]: doorbell::soft::SoftDevice
 #![deny(unsafe_code)]

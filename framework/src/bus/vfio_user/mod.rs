@@ -10,9 +10,10 @@
 //! it, and it alone keeps one client's commands from another's memory.
 //!
 //! **What is not trusted.** Every number that the server says is checked, every request has a
-//! deadline, and a server that breaks the protocol is a device that is gone. One thing cannot be
-//! checked: a server may make the file of a mapped area smaller later, and the next access to it
-//! raises SIGBUS in whoever does it ([`Mapping::Sealed`] excludes that).
+//! deadline, and a server that breaks the protocol is a device that is gone. A server that makes the
+//! file of a mapped area smaller later takes doorbells away: whoever uses them next, a client or this
+//! process, survives the SIGBUS ([`crate::dma::guard`]), and the queue or the device has failed.
+//! [`Mapping::Sealed`] excludes that.
 //!
 //! **A server that ends** is a device that was removed: pending requests fail, [`Bus::events`] says
 //! [`DeviceEvent::Removed`], and everything after that is [`BusError::Gone`]. Open the bus anew when
@@ -23,9 +24,9 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use doorbell_queues::SharedMem;
+use doorbell_queues::{Fate, SharedMem};
 
 use self::config::Config;
 use self::connect::Agreed;
@@ -38,7 +39,7 @@ use self::space::ServerSpace;
 use super::proof::{Quiesced, Revoked};
 use super::{Bus, BusError, DeviceEvent, Identity, Region, Signals, Slice, Width};
 use crate::deadline::Deadline;
-use crate::dma::{DmaError, DmaSpace, Prefault, map_fd};
+use crate::dma::{DmaError, DmaSpace, Watch, map_revocable};
 use crate::tier::Tier;
 use crate::vfio_user::Request;
 use crate::vfio_user::message::DeviceInfo;
@@ -75,6 +76,8 @@ pub struct VfioUserBus {
     interrupts: Interrupts,
     space: Arc<ServerSpace>,
     agreed: Agreed,
+    /// Fates of the mappings of this process: one ends if the server takes the memory away.
+    mapped: Mutex<Vec<Weak<Fate>>>,
 }
 
 impl VfioUserBus {
@@ -126,7 +129,9 @@ impl VfioUserBus {
         let space = ServerSpace::new(Arc::clone(&link), &agreed.capabilities);
         let regions = server.iter().filter_map(public).collect();
         let space = Arc::new(space);
-        let bus = Self { relay, link, identity, regions, server, interrupts, space, agreed };
+        let mapped = Mutex::default();
+        let bus =
+            Self { relay, link, identity, regions, server, interrupts, space, agreed, mapped };
         bus.enable()?;
         tracing::info!(device = %name, about = %bus.about(), "a device server is connected");
         Ok(bus)
@@ -153,6 +158,26 @@ impl VfioUserBus {
 
     fn dma_error(&self, source: DmaError) -> BusError {
         BusError::Dma { device: self.name(), source }
+    }
+
+    fn mapped(&self) -> MutexGuard<'_, Vec<Weak<Fate>>> {
+        self.mapped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Maps pages of the server's memory.
+    fn map_pages(&self, fd: &OwnedFd, at: u64, len: usize) -> Result<SharedMem, BusError> {
+        let fate = Arc::new(Fate::default());
+        let event = self.link.shared.event_fd().map_err(|source| {
+            let what = "duplicating the event descriptor";
+            BusError::Os { device: self.name(), what, source }
+        })?;
+        {
+            let mut mapped = self.mapped();
+            mapped.retain(|fate| fate.strong_count() > 0);
+            mapped.push(Arc::downgrade(&fate));
+        }
+        let memory = map_revocable(fd.as_fd(), at, len, Watch { fate, event });
+        memory.map_err(|error| self.dma_error(error))
     }
 
     /// A BAR that holds a range.
@@ -221,8 +246,7 @@ impl Bus for VfioUserBus {
             let length = length.map_err(|_| self.outside(region, offset, len))?;
             // It does not wrap: checked when the region was asked for.
             let at = bar.offset + pages.start;
-            let memory = map_fd(fd.as_fd(), at, length, Prefault::Yes);
-            return part(&memory.map_err(|error| self.dma_error(error))?, pages.start);
+            return part(&self.map_pages(fd, at, length)?, pages.start);
         }
         if !bar.writable {
             return Err(self.outside(region, offset, len));
@@ -310,6 +334,10 @@ impl Bus for VfioUserBus {
     }
 
     fn events(&self) -> Vec<DeviceEvent> {
+        let lost = |fate: &Weak<Fate>| fate.upgrade().is_some_and(|fate| fate.ended().is_some());
+        if self.mapped().iter().any(lost) {
+            self.link.shared.trouble("the device server took mapped doorbells away");
+        }
         self.link.shared.take_events()
     }
 
@@ -319,6 +347,11 @@ impl Bus for VfioUserBus {
             BusError::Os { device: self.name(), what, source }
         })?;
         Ok(Some(fd))
+    }
+
+    fn wanted_back(&self) -> bool {
+        // A connection that is over stays so: its successor is another bus.
+        true
     }
 
     fn kind(&self) -> &'static str {

@@ -11,8 +11,8 @@ use std::time::Duration;
 /// What of the regions is mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mapping {
-    /// Every area that the server offers. A server that makes its file smaller later makes accesses
-    /// to the area raise SIGBUS, here and in clients.
+    /// Every area that the server offers. A server that makes its file smaller later takes doorbells
+    /// away from their holders, whose queues end with an error.
     Offered,
     /// Only areas of files that cannot be made smaller (memfds sealed with `F_SEAL_SHRINK`); the rest
     /// is reached by messages.

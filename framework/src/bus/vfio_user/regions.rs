@@ -4,8 +4,8 @@
 //! and do not overlap; the descriptor is a file of memory that is as long as the areas say.
 //!
 //! What it does not do: it cannot keep a server from making its file smaller later, unless the file
-//! is sealed. An access to a page that is gone raises SIGBUS. An operator who does not trust a server
-//! that far says `map=sealed`.
+//! is sealed. An access to a page that is gone raises SIGBUS, which whoever mapped it here or in a
+//! client survives ([`crate::dma::guard`]); `map=sealed` excludes it.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};

@@ -104,8 +104,35 @@ pub fn map_revocable(
     if Memfd::cannot_shrink(fd) {
         return map_fd(fd, offset, len, Prefault::No);
     }
+    guard(watch, || map_fd(fd, offset, len, Prefault::No))
+}
+
+/// Maps the first `len` bytes of a peer's file, which may shrink: see the [module](self). If the
+/// descriptor is for reading only, so is the mapping: what is written there reaches nobody.
+///
+/// # Errors
+/// As [`map_revocable`].
+#[cfg(all(feature = "vfio-user", feature = "soft"))]
+pub(crate) fn map_guest(
+    fd: BorrowedFd<'_>,
+    len: usize,
+    read_only: bool,
+    watch: Watch,
+) -> Result<SharedMem, DmaError> {
+    if read_only {
+        return guard(watch, || super::map::map_private(fd, len));
+    }
+    map_revocable(fd, 0, len, watch)
+}
+
+/// Makes a mapping, and puts it into the table.
+fn guard(
+    watch: Watch,
+    map: impl FnOnce() -> Result<SharedMem, DmaError>,
+) -> Result<SharedMem, DmaError> {
     install()?;
-    let memory = map_fd(fd, offset, len, Prefault::No)?;
+    let memory = map()?;
+    let len = memory.len();
     let Some(base) = NonNull::new(memory.as_ptr()) else {
         return Err(DmaError::BadLength { len, max: isize::MAX as usize });
     };

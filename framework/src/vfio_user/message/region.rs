@@ -123,6 +123,15 @@ impl RegionCapability {
         }
     }
 
+    /// Bytes that it takes in a message, at least.
+    fn len(&self) -> usize {
+        match self {
+            Self::SparseMmap(areas) => CAP_HEADER + 8 + areas.len() * AREA as usize,
+            Self::Type { .. } => CAP_HEADER + 8,
+            Self::MsixMappable | Self::Other { .. } => CAP_HEADER,
+        }
+    }
+
     fn identity(&self) -> (u16, u16) {
         match self {
             Self::SparseMmap(_) => (SPARSE_MMAP, 1),
@@ -198,13 +207,10 @@ impl RegionInfoReply {
             problem,
         };
         let mut at = info.cap_offset;
-        // Each capability takes 8 bytes or more, so a longer chain has a loop.
-        let mut left = payload.len() / CAP_HEADER;
+        // Capabilities do not overlap, so together they are no longer than the payload. A chain that is
+        // has a loop, or would make much memory out of few bytes.
+        let mut left = payload.len().saturating_sub(RegionInfo::ARGSZ as usize);
         while at != 0 {
-            if left == 0 {
-                return Err(bad("next", at, "the capabilities form a loop"));
-            }
-            left -= 1;
             if at < RegionInfo::ARGSZ {
                 return Err(bad("next", at, "it lies in the fixed part"));
             }
@@ -213,7 +219,11 @@ impl RegionInfoReply {
             };
             let mut fields = Fields::new(NAME, bytes);
             let (id, version, next) = (fields.u16()?, fields.u16()?, fields.u32()?);
-            reply.capabilities.push(RegionCapability::decode(id, version, fields.rest())?);
+            let capability = RegionCapability::decode(id, version, fields.rest())?;
+            left = left
+                .checked_sub(capability.len())
+                .ok_or_else(|| bad("next", at, "the capabilities form a loop, or overlap"))?;
+            reply.capabilities.push(capability);
             at = next;
         }
         Ok(reply)

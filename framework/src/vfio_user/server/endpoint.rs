@@ -6,6 +6,7 @@ use super::{ANSWER, ServerError};
 use crate::bus::{BusError, Width};
 use crate::deadline::Deadline;
 use crate::pci::synthetic::{ConfigEvent, ConfigSpace, Layout, MsixTable};
+use crate::soft::signals::PeerEvent;
 use crate::soft::{Control, Harness, HarnessOptions, SoftDevice};
 
 /// A device as clients see it, one after the other.
@@ -17,6 +18,8 @@ pub(super) struct Endpoint {
     pub(super) msix: Option<MsixTable>,
     /// It has an interrupt pin.
     pub(super) pin: bool,
+    /// Signalled when the device fails.
+    pub(super) error: Option<PeerEvent>,
 }
 
 impl Endpoint {
@@ -31,7 +34,7 @@ impl Endpoint {
             .map_err(|source| ServerError::Layout { device: control.name(), source })?;
         let config = ConfigSpace::new(control.identity(), &layout, pin);
         let msix = layout.msix().map(MsixTable::new);
-        let mut endpoint = Self { harness, layout, config, msix, pin };
+        let mut endpoint = Self { harness, layout, config, msix, pin, error: None };
         endpoint.let_go()?;
         Ok(endpoint)
     }
@@ -47,6 +50,7 @@ impl Endpoint {
     /// As after power-on, and nothing of a client is left: neither memory nor descriptors.
     pub(super) fn let_go(&mut self) -> Result<(), BusError> {
         self.config.reset();
+        self.error = None;
         if let Some(msix) = &mut self.msix {
             msix.reset();
         }
@@ -55,6 +59,13 @@ impl Endpoint {
             cx.release();
             cx.iommu_mut().set_enabled(false);
         })
+    }
+
+    /// Tells the client that the device has failed, if it wants to know.
+    pub(super) fn report_error(&self) {
+        if let Some(error) = &self.error {
+            error.signal();
+        }
     }
 
     /// Makes what the device keeps durable.

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Event(pub(super) usize);
 
-/// Waits until a descriptor is readable, or was closed by its peer: the last of the list that is.
+/// Waits until a descriptor is readable, or was closed by its peer: the first of the list that is.
 /// `None` if the time is over.
 pub(super) fn wait_any(fds: &[&dyn AsFdDyn], limit: Option<Duration>) -> io::Result<Option<Event>> {
     let mut polled: Vec<_> =
@@ -26,7 +26,7 @@ pub(super) fn wait_any(fds: &[&dyn AsFdDyn], limit: Option<Duration>) -> io::Res
             Err(errno) => return Err(errno.into()),
         }
     }
-    Ok(polled.iter().rposition(|fd| !fd.revents().is_empty()).map(Event))
+    Ok(polled.iter().position(|fd| !fd.revents().is_empty()).map(Event))
 }
 
 /// [`AsFd`] for lists of different types.

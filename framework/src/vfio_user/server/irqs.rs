@@ -4,7 +4,8 @@
 //! |---|---|
 //! | INTx | 1 if the device has a pin; level, masks itself when it fires |
 //! | MSI-X | one for each vector; never masked here, as the client keeps the table's masks |
-//! | MSI, errors, requests | none |
+//! | errors | 1, signalled when the device's model fails |
+//! | MSI, requests | none |
 
 use std::os::fd::OwnedFd;
 
@@ -26,6 +27,7 @@ pub(super) fn info(endpoint: &Endpoint, index: u32) -> Option<IrqInfo> {
         pci::MSIX_IRQ if endpoint.control().vectors() > 0 => {
             (IrqInfo::EVENTFD | IrqInfo::NORESIZE, endpoint.control().vectors().into())
         }
+        pci::ERR_IRQ => (IrqInfo::EVENTFD | IrqInfo::NORESIZE, 1),
         0..pci::IRQS => (0, 0),
         _ => return None,
     };
@@ -37,7 +39,11 @@ pub(super) fn info(endpoint: &Endpoint, index: u32) -> Option<IrqInfo> {
 /// # Errors
 /// EINVAL for what the index does not have or cannot do; ENOTSUP for eventfds that mask or unmask;
 /// EIO if the device does not answer.
-pub(super) fn set(endpoint: &Endpoint, irqs: &SetIrqs<'_>, fds: Vec<OwnedFd>) -> Result<(), Errno> {
+pub(super) fn set(
+    endpoint: &mut Endpoint,
+    irqs: &SetIrqs<'_>,
+    fds: Vec<OwnedFd>,
+) -> Result<(), Errno> {
     let info = info(endpoint, irqs.index).ok_or(Errno::INVAL)?;
     // A range that does not wrap: checked when the message was read.
     let inside = irqs.start + irqs.count <= info.count;
@@ -53,9 +59,28 @@ pub(super) fn set(endpoint: &Endpoint, irqs: &SetIrqs<'_>, fds: Vec<OwnedFd>) ->
     match irqs.index {
         pci::INTX_IRQ => pin(endpoint, irqs, fds, all_off),
         pci::MSIX_IRQ => vectors(endpoint, irqs, fds, all_off),
+        pci::ERR_IRQ => error(endpoint, irqs, fds, all_off),
         _ if all_off => Ok(()),
         _ => Err(Errno::INVAL),
     }
+}
+
+/// The error interrupt: the server's own, for a device that has failed asserts nothing any more.
+fn error(
+    endpoint: &mut Endpoint,
+    irqs: &SetIrqs<'_>,
+    fds: Vec<OwnedFd>,
+    all_off: bool,
+) -> Result<(), Errno> {
+    if irqs.action != IrqAction::Trigger {
+        return Err(Errno::INVAL);
+    }
+    if irqs.data == IrqData::Eventfd || all_off {
+        endpoint.error = fds.into_iter().next().map(PeerEvent::new).transpose()?;
+    } else if chosen(irqs).next().is_some() {
+        endpoint.report_error();
+    }
+    Ok(())
 }
 
 /// For which interrupts of the range an action without descriptors is meant.

@@ -12,7 +12,7 @@ use crate::deadline::Deadline;
 use crate::vfio_user::{Outgoing, SocketError};
 
 /// How long a peer may take to read what was sent before it is let go.
-const READS: Duration = Duration::from_secs(5);
+const READS: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 /// Bytes that may wait for the peer.
 const QUEUE: usize = 8 << 20;
 

@@ -3,19 +3,24 @@
 //! The file behind a descriptor is mapped here once, however many pieces of it the device sees: a
 //! guest behind a translating IOMMU maps thousands of pages one by one.
 //!
-//! A file may shrink after it was mapped: clients in the field do not seal their memory. Touching a
-//! page beyond its end raises SIGBUS.
+//! A file may shrink after it was mapped: clients in the field do not seal their memory. Whoever
+//! touches a page beyond its end then finds memory that is nobody's ([`crate::dma::guard`]), and the
+//! client is let go.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
-use doorbell_queues::SharedMem;
+use doorbell_queues::{Fate, SharedMem};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use crate::bus::proof::PartitionId;
+use crate::dma::Access;
+use crate::dma::guard::{Watch, map_guest};
 use crate::dma::map::PAGE;
-use crate::dma::{Access, Prefault, map_fd, map_private};
+use crate::soft::signals::new_eventfd;
 use crate::vfio_user::message::{DmaMap, DmaUnmap};
 
 /// Maps at a time (`max_dma_maps`).
@@ -32,9 +37,30 @@ struct Backing {
     users: usize,
 }
 
+/// Whom a file that shrinks is reported to.
+#[derive(Debug)]
+pub(super) struct Shrunk {
+    /// Readable once one has.
+    pub(super) event: OwnedFd,
+    fate: Arc<Fate>,
+}
+
+impl Shrunk {
+    pub(super) fn new() -> io::Result<Self> {
+        let event = new_eventfd().map_err(io::Error::other)?;
+        Ok(Self { event, fate: Arc::default() })
+    }
+
+    fn watch(&self) -> Result<Watch, Errno> {
+        let event = self.event.try_clone().map_err(|_| Errno::MFILE)?;
+        Ok(Watch { fate: Arc::clone(&self.fate), event })
+    }
+}
+
 /// What a client has mapped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Maps {
+    shrunk: Arc<Shrunk>,
     /// First address to size, and the file behind it if there is one.
     maps: BTreeMap<u64, (u64, Option<Identifier>)>,
     files: HashMap<Identifier, Backing>,
@@ -49,6 +75,10 @@ pub(super) struct NewMap {
 }
 
 impl Maps {
+    pub(super) fn new(shrunk: Arc<Shrunk>) -> Self {
+        Self { shrunk, maps: BTreeMap::new(), files: HashMap::new() }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.maps.len()
     }
@@ -59,7 +89,7 @@ impl Maps {
     /// EINVAL for a range that is empty, wraps, is not whole pages, or lies outside of its file;
     /// EEXIST if it overlaps a map; EACCES if the descriptor does not allow it; ENOSPC if there are
     /// too many.
-    pub(super) fn prepare(&mut self, map: &DmaMap, fds: Vec<OwnedFd>) -> Result<NewMap, Errno> {
+    pub(super) fn prepare(&mut self, map: &DmaMap, fds: &[OwnedFd]) -> Result<NewMap, Errno> {
         let access = match map.flags {
             DmaMap::READABLE => Access::Read,
             DmaMap::WRITEABLE => Access::Write,
@@ -79,17 +109,13 @@ impl Maps {
         if self.maps.len() >= MOST_MAPS {
             return Err(Errno::NOSPC);
         }
-        let mut fds = fds.into_iter();
-        let (Some(fd), None) = (fds.next(), fds.next()) else {
-            // Without a descriptor messages reach it; with two, which is meant?
-            let none = fds.len() == 0 && map.offset == 0;
-            return if none {
-                Ok(NewMap { memory: None, access, file: None })
-            } else {
-                Err(Errno::INVAL)
-            };
+        let fd = match fds {
+            [fd] => fd,
+            // Messages reach it.
+            [] if map.offset == 0 => return Ok(NewMap { memory: None, access, file: None }),
+            _ => return Err(Errno::INVAL),
         };
-        let (memory, file) = self.open(map, &fd, access)?;
+        let (memory, file) = self.open(map, fd, access)?;
         Ok(NewMap { memory: Some(memory), access, file })
     }
 
@@ -116,13 +142,10 @@ impl Maps {
         let id = (stat.st_dev, stat.st_ino, read_only);
         let enough = |backing: &Backing| backing.memory.len() as u64 >= end;
         if !self.files.get(&id).is_some_and(enough) {
+            let shrunk = &self.shrunk;
             let map_whole = |len: u64| {
                 let len = usize::try_from(len).map_err(|_| Errno::NOMEM)?;
-                let mapped = if read_only {
-                    map_private(fd.as_fd(), len)
-                } else {
-                    map_fd(fd.as_fd(), 0, len, Prefault::No)
-                };
+                let mapped = map_guest(fd.as_fd(), len, read_only, shrunk.watch()?);
                 mapped.map_err(|_| Errno::NOMEM)
             };
             let memory = map_whole(size).or_else(|_| map_whole(end))?;

@@ -30,6 +30,7 @@ mod region;
 mod session;
 #[cfg(test)]
 mod tests;
+mod twin;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -179,9 +180,9 @@ impl Server {
 
     fn serve(&mut self) -> Result<(), ServerError> {
         loop {
-            if wait_any(&[&self.listener.fd, &self.stop], None)
+            if wait_any(&[&self.stop, &self.listener.fd], None)
                 .map_err(|source| self.listener.error("waiting for a client", source))?
-                == Some(Event(1))
+                == Some(Event(0))
             {
                 return Ok(());
             }

@@ -45,7 +45,8 @@ struct State {
 /// The client's memory.
 #[derive(Debug)]
 pub(super) struct PeerMemory {
-    link: Arc<Link>,
+    /// The connection that the messages go by.
+    link: Mutex<Arc<Link>>,
     control: Control,
     /// Bytes of one message.
     transfer: AtomicUsize,
@@ -68,7 +69,7 @@ impl Drop for Urgent<'_> {
 impl PeerMemory {
     pub(super) fn new(link: Arc<Link>, control: Control, transfer: usize) -> Self {
         Self {
-            link,
+            link: Mutex::new(link),
             control,
             transfer: AtomicUsize::new(transfer),
             state: Mutex::default(),
@@ -76,6 +77,11 @@ impl PeerMemory {
             sent: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
         }
+    }
+
+    /// Messages go by this connection from now on.
+    pub(super) fn set_link(&self, link: Arc<Link>) {
+        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = link;
     }
 
     /// The client takes so many bytes in one message.
@@ -165,7 +171,8 @@ impl PeerMemory {
         let id = state.next;
         state.next = state.next.wrapping_add(1);
         state.pending.insert(id, pending);
-        if self.link.send(request.message(id, false), Vec::new()) {
+        let link = Arc::clone(&self.link.lock().unwrap_or_else(PoisonError::into_inner));
+        if link.send(request.message(id, false), Vec::new()) {
             return Ok(id);
         }
         state.pending.remove(&id);

@@ -12,8 +12,9 @@ use super::endpoint::Endpoint;
 use super::events::{Event, wait_any};
 use super::link::Link;
 use super::listen::Listener;
-use super::maps::{CLIENT, MOST_MAPS, Maps, NewMap};
+use super::maps::{CLIENT, MOST_MAPS, Maps, NewMap, Shrunk};
 use super::peer::PeerMemory;
+use super::twin::Twin;
 use super::{ANSWER, irqs, region};
 use crate::bus::BusError;
 use crate::deadline::Deadline;
@@ -63,6 +64,7 @@ pub(super) struct Session<'a> {
     link: Arc<Link>,
     peer: Arc<PeerMemory>,
     maps: Maps,
+    twin: Option<Twin>,
     /// VERSION was agreed on.
     greeted: bool,
 }
@@ -79,19 +81,31 @@ impl<'a> Session<'a> {
         let control = endpoint.control().clone();
         let peer = PeerMemory::new(Arc::clone(&link), control, region::MOST_DATA as usize);
         let peer = Arc::new(peer);
+        let shrunk = match Shrunk::new() {
+            Ok(shrunk) => Arc::new(shrunk),
+            Err(error) => return Ended::Broken(format!("no descriptor for it: {error}")),
+        };
         let mut session = Session {
             endpoint,
             link: Arc::clone(&link),
             peer: Arc::clone(&peer),
-            maps: Maps::default(),
+            maps: Maps::new(Arc::clone(&shrunk)),
+            twin: None,
             greeted: false,
         };
         let (commands, queue) = bounded(QUEUE);
         std::thread::scope(|scope| {
             let reader = std::thread::Builder::new().name("vfio-user-read".into());
             let (reading, memory) = (Arc::clone(&link), Arc::clone(&peer));
+            let shrunk = &*shrunk;
             let reader = reader.spawn_scoped(scope, move || {
-                let ended = read(&reading, &memory, &commands, listener, stop);
+                let ended = read(
+                    &reading,
+                    &memory,
+                    &commands,
+                    [&listener.fd, stop, &shrunk.event],
+                    listener,
+                );
                 memory.close();
                 ended
             });
@@ -136,6 +150,7 @@ impl<'a> Session<'a> {
                 return Some("no version could be agreed on".to_owned());
             }
             if !self.endpoint.control().alive() {
+                self.endpoint.report_error();
                 return Some("the device's model has failed".to_owned());
             }
         }
@@ -159,7 +174,7 @@ impl<'a> Session<'a> {
         let reply = match &request {
             Request::Version(version) => return self.version(header.id, version),
             Request::DeviceGetRegionInfo(asked) => return self.region_info(header.id, asked),
-            Request::DmaMap(map) => self.map(map, fds)?,
+            Request::DmaMap(map) => self.map(map, &fds)?,
             Request::DmaUnmap(unmap) => self.unmap(unmap)?,
             Request::DeviceGetInfo(asked) => device_info(asked)?,
             Request::DeviceGetIrqInfo(asked) => self.irq_info(asked)?,
@@ -218,7 +233,7 @@ impl<'a> Session<'a> {
             Errno::INVAL
         })?;
         let mut fds = Vec::new();
-        let twin_socket = if proposed.twin_socket() { self.twin(&mut fds) } else { None };
+        let twin_socket = if proposed.twin_socket() { self.open_twin(&mut fds) } else { None };
         let transfer = proposed.max_data_xfer_size().clamp(1, region::MOST_DATA.into());
         let chosen = Capabilities {
             max_msg_fds: proposed.max_msg_fds.map(|_| MOST_FDS as u64),
@@ -238,9 +253,18 @@ impl<'a> Session<'a> {
     }
 
     /// A socket of its own for DMA_READ and DMA_WRITE. Without one they go by the first.
-    fn twin(&mut self, fds: &mut Vec<OwnedFd>) -> Option<TwinSocket> {
-        let _ = (&self.link, fds);
-        None
+    fn open_twin(&mut self, fds: &mut Vec<OwnedFd>) -> Option<TwinSocket> {
+        match Twin::new(&self.peer, &self.link) {
+            Ok((twin, theirs)) => {
+                self.twin = Some(twin);
+                fds.push(theirs);
+                Some(TwinSocket { supported: true, fd_index: Some(0) })
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no twin socket for the client");
+                None
+            }
+        }
     }
 
     /// The device may reach the client's memory by messages.
@@ -272,7 +296,7 @@ impl<'a> Session<'a> {
         irqs::info(self.endpoint, asked.index).map(Reply::DeviceGetIrqInfo).ok_or(Errno::INVAL)
     }
 
-    fn map(&mut self, map: &DmaMap, fds: Vec<OwnedFd>) -> Result<Reply<'static>, Errno> {
+    fn map(&mut self, map: &DmaMap, fds: &[OwnedFd]) -> Result<Reply<'static>, Errno> {
         let new = self.maps.prepare(map, fds)?;
         let told = self.tell(map, &new);
         match told {
@@ -351,8 +375,8 @@ fn read(
     link: &Link,
     peer: &PeerMemory,
     commands: &Sender<Frame>,
+    [knock, stop, shrunk]: [&OwnedFd; 3],
     listener: &Listener,
-    stop: &OwnedFd,
 ) -> Ended {
     let mut receiver = Receiver::new(Limits::new(region::MOST_DATA as usize, MOST_FDS));
     let mut waiting = Some(Deadline::after(PATIENCE));
@@ -378,10 +402,14 @@ fn read(
             waiting = Some(Deadline::after(PATIENCE));
         }
         let limit = waiting.as_ref().map(Deadline::remaining);
-        match wait_any(&[link.socket(), &listener.fd, stop], limit) {
-            Ok(Some(Event(0))) => {}
-            Ok(Some(Event(1))) => turn_away(listener),
-            Ok(Some(_)) => return Ended::Stopped,
+        // In this order: a client that has closed before the next one knocks is seen to have closed.
+        match wait_any(&[stop, shrunk, link.socket(), knock], limit) {
+            Ok(Some(Event(0))) => return Ended::Stopped,
+            Ok(Some(Event(1))) => {
+                return Ended::Broken("its memory shrank while it was mapped".to_owned());
+            }
+            Ok(Some(Event(2))) => {}
+            Ok(Some(_)) => turn_away(listener),
             Ok(None) => return Ended::Broken("its message does not come to an end".to_owned()),
             Err(error) => return Ended::Broken(format!("waiting for it: {error}")),
         }

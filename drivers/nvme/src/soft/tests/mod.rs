@@ -6,6 +6,7 @@ mod features;
 mod file;
 mod format;
 mod fuzz;
+mod host;
 mod identify;
 mod inject;
 mod io;
