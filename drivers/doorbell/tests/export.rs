@@ -1,4 +1,5 @@
 //! `doorbell export`: a process that serves a software device over vfio-user, and another that drives it.
+#![allow(clippy::unwrap_used, reason = "a test program: helpers may fail as tests do")]
 
 mod common;
 

@@ -1,5 +1,11 @@
 //! The software controller over vfio-user, with memory that only messages reach: what a virtual machine
 //! with memory of its own sees.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test program: helpers may fail as tests do"
+)]
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;

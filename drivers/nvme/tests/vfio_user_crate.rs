@@ -1,4 +1,10 @@
 //! The software controller over vfio-user, driven by a client that others wrote: the crate `vfio_user`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test program: helpers may fail as tests do"
+)]
 
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
