@@ -243,7 +243,7 @@ fn debian(workspace: &Workspace) -> Result<Kernel, LabError> {
     build.args(["--target", TARGET]);
     exec::run_to_stderr(&mut build).map_err(|error| LabError::Failed(format!("{error:#}")))?;
     let init = workspace.target.join(TARGET).join("debug/lab-init");
-    doorbell_lab::host::modular::debian(&init)
+    doorbell_lab::host::modular::debian(&init, &workspace.target.join("lab"))
 }
 
 /// The lab's guests are of this kind.

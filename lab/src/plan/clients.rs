@@ -89,13 +89,13 @@ fn pinned(broker: &Broker) -> Result<u64, Trouble> {
 pub(super) fn interrupts(cx: &mut Cx<'_>) -> Verdict {
     let broker = cx.serve(&disk())?;
     let before = disk().interrupts()?;
-    let (lba, seed, rounds) = (FIRST, 0x3000 + cx.turn(), 8);
+    let (lba, seed, rounds) = (FIRST, 0x3000 + cx.turn(), 16);
     let client = client(cx, &broker, "sleep", &[lba, seed, rounds])?;
     succeeded(client.wait()?)?;
     let risen = disk().interrupts()?.saturating_sub(before);
     cx.wrote(Wrote { disk: DISK_NAME.to_owned(), lba, blocks: 16, seed })?;
-    // Its own queue's vector; three commands a round, whose interrupts may be merged.
-    check(risen >= rounds, || format!("the kernel counted {risen} interrupts in {rounds} rounds"))?;
+    // Its queue's vector. Not one for each command: a completion that is there at the first look needs none.
+    check(risen > 0, || format!("the kernel counted no interrupt in {rounds} rounds"))?;
     broker.stop()?;
     Ok(format!("{risen} interrupts counted"))
 }
