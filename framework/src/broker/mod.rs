@@ -179,6 +179,15 @@ pub enum BrokerError {
         /// The limit.
         after: Duration,
     },
+    /// The device went away, and its owner waited for the broker to let go of it.
+    #[error(
+        "device {device}: it was removed; its clients were told and the broker has ended; start it \
+         again once the device is back"
+    )]
+    Removed {
+        /// The device.
+        device: Arc<str>,
+    },
     /// A thread of the broker ended by a panic: a bug.
     #[error("the broker's {0} ended unexpectedly: this is a bug; see the log")]
     Thread(&'static str),

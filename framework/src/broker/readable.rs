@@ -139,7 +139,7 @@ fn by_epoll(fd: &Rc<OwnedFd>, write: bool) -> Wait {
     deprecated,
     reason = "its successor is unsafe, for types whose descriptor may change; `OwnedFd` cannot"
 )]
-fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+pub(super) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, interest)
 }
 

@@ -69,13 +69,18 @@ impl Sessions {
 
 impl Service {
     /// Runs until the end, and waits for the worker's.
-    pub(super) fn run(self, worker: JoinHandle<()>) -> Result<(), BrokerError> {
+    pub(super) fn run(
+        self,
+        worker: JoinHandle<Result<(), BrokerError>>,
+    ) -> Result<(), BrokerError> {
         let what = "starting the socket loop's runtime";
         let result = block_on(self.serve())
             .map_err(|source| BrokerError::Os { what, source })
             .and_then(|result| result);
         match worker.join() {
-            Ok(()) => result,
+            Ok(Ok(())) => result,
+            // It ended by itself: why is more than that it ended.
+            Ok(Err(error)) => Err(error),
             Err(_) => Err(BrokerError::Thread("worker")),
         }
     }
@@ -111,6 +116,7 @@ impl Service {
                 }
                 () = received(&mut terminate) => break,
                 () = received(&mut interrupt) => break,
+                () = worker.closed() => break,
             }
         }
         tracing::info!("shutting down");

@@ -124,15 +124,16 @@ impl Device {
     /// The registers of BAR `index`.
     ///
     /// # Errors
-    /// [`BusError::OutOfRegion`] if the device has no such BAR.
+    /// [`BusError::Open`] if the device has no such BAR.
     pub fn bar(&self, index: u8) -> Result<Bar, BusError> {
         let region = self.regions().iter().find(|region| region.index == index);
         let Some(size) = region.map(|region| region.size) else {
-            return Err(BusError::OutOfRegion {
+            let bars: Vec<_> = self.regions().iter().map(|r| format!("BAR{}", r.index)).collect();
+            let has = if bars.is_empty() { "none".to_owned() } else { bars.join(", ") };
+            return Err(BusError::Open {
                 device: self.name(),
-                region: index,
-                offset: 0,
-                len: 0,
+                step: "looking for its registers",
+                problem: format!("there is no BAR{index}; it has {has}"),
             });
         };
         Ok(Bar { bus: Arc::clone(&self.inner.bus), index, size })

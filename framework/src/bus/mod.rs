@@ -330,6 +330,15 @@ pub trait Bus: Send + Sync {
     /// [`BusError::TimedOut`].
     fn reset(&self, deadline: Deadline) -> Result<(), BusError>;
 
+    /// Makes sure that the device reaches no memory from here on: for a device that is about to go,
+    /// which may not be resettable any more. It is not used again but to be given back.
+    ///
+    /// # Errors
+    /// [`BusError::Gone`] if it is gone already, which is as good; else as [`Bus::reset`].
+    fn silence(&self, deadline: Deadline) -> Result<(), BusError> {
+        self.reset(deadline)
+    }
+
     /// The device's address space.
     fn dma(&self) -> Arc<dyn DmaSpace>;
 
@@ -343,6 +352,12 @@ pub trait Bus: Send + Sync {
     /// [`BusError::Os`] if it cannot be duplicated.
     fn event_fd(&self) -> Result<Option<OwnedFd>, BusError> {
         Ok(None)
+    }
+
+    /// True if somebody waits for this process to close the device once it was removed
+    /// ([`DeviceEvent::Removed`]). The broker then takes everything back and ends.
+    fn wanted_back(&self) -> bool {
+        false
     }
 
     /// Which bus this is: `soft`, `container`, `cdev`, `vfio-user`.

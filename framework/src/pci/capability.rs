@@ -312,14 +312,19 @@ mod tests {
         bytes
     }
 
+    /// The header of an extended capability, version 1.
+    fn extended(id: u32, next: u32) -> [u8; 4] {
+        (id | 1 << 16 | next << 20).to_le_bytes()
+    }
+
     #[test]
     fn a_controllers_capabilities_are_found() {
         let msix = [0x11, 0x80, 0x40, 0x80, 0x04, 0x20, 0, 0, 0x05, 0x30, 0, 0];
         let express = [0x10, 0x60, 2, 0, 0, 0, 0, 0x10];
         let power = [0x01, 0x00, 3, 0, 0x0b, 0, 0, 0];
         let mut bytes = space(4096, &[(0x40, &msix), (0x80, &express), (0x60, &power)]);
-        bytes[0x100..0x104].copy_from_slice(&(0x0001 | 0x1 << 16 | 0x150 << 20u32).to_le_bytes());
-        bytes[0x150..0x154].copy_from_slice(&(0x0010 | 0x1 << 16u32).to_le_bytes());
+        bytes[0x100..0x104].copy_from_slice(&extended(1, 0x150));
+        bytes[0x150..0x154].copy_from_slice(&extended(0x10, 0));
         bytes[0x15e] = 8;
         bytes[0x164] = 1;
         bytes[0x166] = 2;
@@ -357,15 +362,15 @@ mod tests {
 
     #[test]
     fn circles_end() {
-        for capabilities in
-            [&[(0x40, &[0x05, 0x40][..])][..], &[(0x40, &[0x05, 0x50]), (0x50, &[0x09, 0x40])][..]]
-        {
+        let one: &[(usize, &[u8])] = &[(0x40, &[0x05, 0x40])];
+        let two: &[(usize, &[u8])] = &[(0x40, &[0x05, 0x50]), (0x50, &[0x09, 0x40])];
+        for capabilities in [one, two] {
             let bytes = space(256, capabilities);
             let error = ConfigSpace::new(bytes).unwrap().msix().unwrap_err();
             assert!(error.problem.contains("circle"), "{error}");
         }
         let mut bytes = space(4096, &[]);
-        bytes[0x100..0x104].copy_from_slice(&(0x0003 | 0x100 << 20u32).to_le_bytes());
+        bytes[0x100..0x104].copy_from_slice(&extended(3, 0x100));
         let error = ConfigSpace::new(bytes).unwrap().sriov().unwrap_err();
         assert!(error.problem.contains("circle"), "{error}");
     }
@@ -380,7 +385,7 @@ mod tests {
         let ones = ConfigSpace::new(space(256, &[(0x40, &[0xff, 0xff])])).unwrap();
         assert!(ones.capabilities().unwrap_err().problem.contains("all ones"));
         let mut bytes = space(4096, &[]);
-        bytes[0x100..0x104].copy_from_slice(&(0x0003 | 0x40 << 20u32).to_le_bytes());
+        bytes[0x100..0x104].copy_from_slice(&extended(3, 0x40));
         let error = ConfigSpace::new(bytes).unwrap().extended_capabilities().unwrap_err();
         assert!(error.problem.contains("out of extended"), "{error}");
         let msix = [0x11, 0, 0, 0, 0x06, 0, 0, 0, 0, 0, 0, 0];

@@ -65,6 +65,7 @@ pub(super) struct Shared {
     pub(super) faults: Arc<AtomicU64>,
     pub(super) faults_reported: AtomicU64,
     pub(super) removal_reported: AtomicBool,
+    pub(super) failed: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -186,6 +187,11 @@ impl Control {
         let taken =
             self.call("its faults", Deadline::after(ANSWER), |_, cx| cx.iommu.take_faults());
         taken.unwrap_or_default()
+    }
+
+    /// True once after each failure that the model reported.
+    pub(crate) fn take_failure(&self) -> bool {
+        self.shared.failed.swap(false, Ordering::Acquire)
     }
 
     /// True once, after the device's thread has ended.

@@ -1,6 +1,9 @@
 //! [`SoftCx`]: what a model sees of the world: DMA through the soft IOMMU, its doorbells, its
 //! interrupts.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytemuck::Pod;
 use doorbell_queues::SharedMem;
 
@@ -20,12 +23,14 @@ pub struct SoftCx {
     /// BAR number to its memory.
     pub(super) bars: [Option<SharedMem>; 6],
     pub(super) vectors: Vec<VectorSignals>,
+    /// The model says that it failed, and nobody has taken note yet.
+    pub(super) failed: Arc<AtomicBool>,
 }
 
 impl SoftCx {
     pub(super) fn new(bars: [Option<SharedMem>; 6], vectors: u16) -> Self {
         let vectors = (0..vectors).map(|_| VectorSignals::default()).collect();
-        Self { iommu: SoftIommu::default(), bars, vectors }
+        Self { iommu: SoftIommu::default(), bars, vectors, failed: Arc::default() }
     }
 
     /// A context without a thread: DMA works over what is mapped by [`SoftCx::iommu_mut`], BARs are
@@ -45,6 +50,12 @@ impl SoftCx {
     /// The mappings, to change them: for [`SoftCx::detached`].
     pub fn iommu_mut(&mut self) -> &mut SoftIommu {
         &mut self.iommu
+    }
+
+    /// Reports an error that only a reset mends, as the PCIe fabric does for hardware
+    /// ([`crate::bus::DeviceEvent::Failed`]).
+    pub fn fail(&mut self) {
+        self.failed.store(true, Ordering::Release);
     }
 
     /// The shared memory of a BAR that has a mappable part; offset 0 is the BAR's offset 0. Doorbell

@@ -102,6 +102,7 @@ impl Harness {
             faults: cx.iommu.shared_fault_count(),
             faults_reported: AtomicU64::new(0),
             removal_reported: AtomicBool::new(false),
+            failed: Arc::clone(&cx.failed),
         });
         shared.watch(&shared.bell).map_err(dma)?;
         let worker = Worker::new(device, cx, todo, Arc::clone(&shared), options);

@@ -49,6 +49,22 @@ fn one_clients_addresses_mean_nothing_in_anothers_hands_once_it_is_gone() {
 }
 
 #[test]
+fn a_device_that_fails_is_reset_and_serves_again() {
+    let broker = TestBroker::start("soft:loop");
+    let client = broker.connect();
+    pollster::block_on(async {
+        let queue = claim(&client, 4).await;
+        let held = queue.submit((), |_, ()| Command::Hold.entry()).unwrap();
+        let _: Answer = client.admin(&Op::Fail).await.unwrap();
+        let lost = held.await.unwrap_err();
+        assert!(lost.error.to_string().contains("reset"), "{}", lost.error);
+        queue.release().await.unwrap();
+        assert_eq!(run(&claim(&client, 4).await, Command::Nop).await, OK);
+    });
+    broker.until("one reset", |status| status.resets == 1 && status.out_of_service.is_none());
+}
+
+#[test]
 fn a_device_that_goes_ends_every_grant() {
     let mut broker = TestBroker::start("soft:loop");
     let (one, two) = (broker.connect(), broker.connect());

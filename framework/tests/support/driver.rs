@@ -31,6 +31,8 @@ pub enum Op {
     Vanish,
     /// The device touches an address that nobody mapped.
     Touch(u64),
+    /// The device reports an error that only a reset mends.
+    Fail,
     /// Who asks?
     WhoAmI,
     /// An answer of this many bytes.
@@ -149,6 +151,7 @@ impl Driver for LoopDriver {
             Op::Deafen => self.write(0x38, 1)?,
             Op::Vanish => drop(self.write(0x40, 1)),
             Op::Touch(iova) => self.write(0x48, iova)?,
+            Op::Fail => self.write(0x58, 1)?,
             Op::WhoAmI => {
                 let queues = who.queues.clone();
                 return Ok(Answer::You {
@@ -170,7 +173,8 @@ impl Driver for LoopDriver {
     async fn event(&self, event: DeviceEvent) {
         match event {
             DeviceEvent::Fault(_) => self.faults.set(self.faults.get() + 1),
-            DeviceEvent::Removed | DeviceEvent::Failed { .. } => self.removed.set(true),
+            DeviceEvent::Removed => self.removed.set(true),
+            DeviceEvent::Failed { .. } => {}
         }
     }
 

@@ -11,6 +11,7 @@
 //! | 0x38 | 1: from now on a reset is ignored; reads resets done |
 //! | 0x40 | the model panics |
 //! | 0x48 | touches an address that is not mapped |
+//! | 0x58 | reports an error that only a reset mends |
 //! | 0x50 | bytes between the doorbells of two queues |
 //! | 0x1000 | doorbells: tail and head of each queue |
 
@@ -176,6 +177,7 @@ impl SoftDevice for LoopModel {
             0x38 => self.deaf = value == 1,
             0x40 => panic!("asked to"),
             0x48 => drop(cx.fill(value, 64, 0)),
+            0x58 => cx.fail(),
             _ => {}
         }
     }

@@ -31,6 +31,23 @@ fn what_is_outside_or_misaligned_is_refused() {
 }
 
 #[test]
+fn registers_are_accessed_in_their_width() {
+    let mem = SharedMem::zeroed(16);
+    mem.store_register(8, 8, 0x1122_3344_5566_7788).unwrap();
+    for (offset, width, value) in
+        [(8, 1, 0x88), (9, 1, 0x77), (10, 2, 0x5566), (12, 4, 0x1122_3344)]
+    {
+        assert_eq!(mem.load_register(offset, width), Ok(value));
+    }
+    mem.store_register(10, 2, 0xffff_0000).unwrap();
+    assert_eq!(mem.load_register(8, 8), Ok(0x1122_3344_0000_7788));
+    for (offset, width) in [(9, 2), (4, 8), (14, 4), (16, 1), (0, 3), (0, 0), (0, 16)] {
+        assert!(mem.load_register(offset, width).is_err(), "{offset} {width}");
+        assert!(mem.store_register(offset, width, 0).is_err(), "{offset} {width}");
+    }
+}
+
+#[test]
 fn a_slice_is_a_window_that_keeps_the_memory() {
     let mem = SharedMem::zeroed(4096);
     let slice = mem.slice(64, 32).unwrap();

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use doorbell::bus::BusError;
 use doorbell::deadline::Deadline;
 use doorbell::driver::{DriverError, rt};
 
@@ -32,8 +33,35 @@ pub(super) struct Limits {
 /// Reads the capabilities and chooses what this driver uses of them.
 pub(super) fn limits(device: &Arc<str>, regs: &Registers) -> Result<Limits, DriverError> {
     let step = "reading the controller's capabilities (CAP)";
-    let cap = regs.cap()?;
     let bad = |problem: String| broken(device, step, problem);
+    // The doorbells of the admin queue and of one I/O queue pair, at the least stride.
+    let least = Cap(0).cq_doorbell(1) + 4;
+    if regs.size() < least {
+        let size = regs.size();
+        return Err(bad(format!(
+            "BAR0 has {size:#x} bytes; registers and doorbells take {least:#x} at least"
+        )));
+    }
+    let cap = match regs.cap() {
+        Err(BusError::Gone { .. }) => {
+            return Err(bad("it reads all ones: nothing answers behind BAR0".into()));
+        }
+        other => other?,
+    };
+    if cap.0 == 0 {
+        return Err(bad(
+            "it reads 0: a virtual function whose physical function has not brought it online, or \
+             a controller that does not work"
+                .into(),
+        ));
+    }
+    let least = cap.cq_doorbell(1) + 4;
+    if regs.size() < least {
+        let (size, stride) = (regs.size(), 4u64 << cap.dstrd());
+        return Err(bad(format!(
+            "BAR0 has {size:#x} bytes; with doorbells every {stride} bytes {least:#x} are needed"
+        )));
+    }
     if cap.mqes() == 0 {
         return Err(bad(
             "queues of one entry (MQES is 0), which the specification rules out".into()

@@ -94,7 +94,7 @@ impl Worker {
         {
             return Some(token.quiesced_by(recovered));
         }
-        let recovered = self.recover(queue).await?;
+        let recovered = self.recover(Scope::Queue(queue)).await?;
         let quiesced = token.quiesced_by(&recovered);
         self.all_were_reset(&recovered, EndCause::DeviceReset);
         *last = Some(recovered);
@@ -102,13 +102,13 @@ impl Worker {
     }
 
     /// Resets the device. If that fails it is out of service for good.
-    async fn recover(&self, queue: u16) -> Option<Recovered> {
+    pub(super) async fn recover(&self, scope: Scope) -> Option<Recovered> {
         if self.records.borrow().out_of_service.is_some() {
             return None;
         }
         let limit = self.timeouts.recover;
-        tracing::warn!(device = %self.name, queue, "resetting the device");
-        let asked = self.driver.recover(Scope::Queue(queue), Deadline::after(limit));
+        tracing::warn!(device = %self.name, ?scope, "resetting the device");
+        let asked = self.driver.recover(scope, Deadline::after(limit));
         let why = match tokio::time::timeout(limit + GRACE, asked).await {
             Ok(Ok(recovered)) => {
                 self.records.borrow_mut().resets += 1;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use self::events::Bell;
 use self::records::{Records, Session};
 use super::closer::Closer;
 use super::outgoing::Outgoing;
@@ -66,6 +67,8 @@ pub(super) struct Worker {
     changed: Notify,
     /// Only one reset at a time; holds the proof of the last.
     reset: Mutex<Option<Recovered>>,
+    /// Rung when the device must be let go of.
+    given_back: Notify,
     plan: Plan,
     info: DeviceInfo,
     spec: DeviceSpec,
@@ -77,7 +80,8 @@ pub(super) struct Worker {
 /// What the worker tells when the device is up.
 pub(super) type Ready = std::sync::mpsc::SyncSender<Result<String, BrokerError>>;
 
-/// Brings the device up and serves it until it is told to shut down. Runs on a thread of its own.
+/// Brings the device up and serves it until it is told to shut down, or the device is gone and must be
+/// let go of. Runs on a thread of its own.
 pub(super) fn run(
     registry: &Registry,
     spec: DeviceSpec,
@@ -85,25 +89,29 @@ pub(super) fn run(
     closer: Closer,
     requests: mpsc::UnboundedReceiver<ToWorker>,
     ready: &Ready,
-) {
+) -> Result<(), BrokerError> {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(source) => {
             let error = BrokerError::Os { what: "starting the device's runtime", source };
             // Whoever starts the broker waits for this.
             let _ = ready.send(Err(error));
-            return;
+            return Ok(());
         }
     };
     LocalSet::new().block_on(&runtime, async {
         match Worker::open(registry, spec, timeouts, closer).await {
             Ok(worker) => {
                 let _ = ready.send(Ok(worker.info.name.clone()));
-                Rc::new(worker).serve(requests).await;
+                Rc::new(worker).serve(requests).await
             }
-            Err(error) => drop(ready.send(Err(error))),
+            Err(error) => {
+                // Told to whoever starts the broker, who reports it.
+                drop(ready.send(Err(error)));
+                Ok(())
+            }
         }
-    });
+    })
 }
 
 impl Worker {
@@ -152,6 +160,7 @@ impl Worker {
             records: RefCell::new(Records::new(iova, plan.queues)),
             changed: Notify::new(),
             reset: Mutex::new(None),
+            given_back: Notify::new(),
             plan,
             info,
             spec,
@@ -161,7 +170,11 @@ impl Worker {
         })
     }
 
-    async fn serve(self: Rc<Self>, mut requests: mpsc::UnboundedReceiver<ToWorker>) {
+    async fn serve(
+        self: Rc<Self>,
+        mut requests: mpsc::UnboundedReceiver<ToWorker>,
+    ) -> Result<(), BrokerError> {
+        let bell = Bell::of(&*self.bus);
         let mut events = tokio::time::interval(self.timeouts.events);
         events.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -183,16 +196,18 @@ impl Worker {
                     Some(ToWorker::Shutdown { done }) => {
                         // Whoever asked may have given up.
                         let _ = done.send(self.shut_down().await);
-                        return;
+                        return Ok(());
                     }
                     None => {
                         if let Err(error) = self.shut_down().await {
                             tracing::error!(device = %self.name, %error, "shutdown");
                         }
-                        return;
+                        return Ok(());
                     }
                 },
                 _ = events.tick() => self.look_for_events(),
+                () = bell.rung() => self.look_for_events(),
+                () = self.given_back.notified() => return Err(self.give_back().await),
             }
         }
     }

@@ -143,7 +143,9 @@ impl Bus for SoftBus {
     fn events(&self) -> Vec<DeviceEvent> {
         let faults = self.control().take_faults().into_iter().map(DeviceEvent::Fault);
         let removed = self.control().take_removal().then_some(DeviceEvent::Removed);
-        faults.chain(removed).collect()
+        let how = "the model reports an error";
+        let failed = self.control().take_failure().then_some(DeviceEvent::Failed { how });
+        faults.chain(failed).chain(removed).collect()
     }
 
     fn kind(&self) -> &'static str {

@@ -200,9 +200,38 @@ impl Function {
                     })?;
                     std::thread::sleep(AGAIN.min(deadline.remaining()));
                 }
+                Err(_) if self.gone() => {
+                    let how = "it cannot be reset, and its vendor id reads all ones";
+                    return Err(BusError::Gone { device: Arc::clone(&self.name), how });
+                }
                 Err(error) => {
                     return Err(self.os("resetting the function (VFIO_DEVICE_RESET)", error));
                 }
+            }
+        }
+    }
+
+    /// Switches bus mastering off: the function sends no request from here on (PCI Express base
+    /// specification 5.0, 7.5.1.1.3). Reading the register back waits for the writes that it had sent
+    /// before.
+    ///
+    /// # Errors
+    /// [`BusError::Gone`] if nobody answers; [`BusError::Os`] if the bit does not change.
+    pub(super) fn silence(&self) -> Result<(), BusError> {
+        let gone = || BusError::Gone {
+            device: Arc::clone(&self.name),
+            how: "its vendor id reads all ones",
+        };
+        if self.gone() {
+            return Err(gone());
+        }
+        self.set_command(self.command()? & !layout::COMMAND_BUS_MASTER)?;
+        match self.command()? {
+            u16::MAX => Err(gone()),
+            command if command & layout::COMMAND_BUS_MASTER == 0 => Ok(()),
+            _ => {
+                let why = std::io::Error::other("the bit stays set");
+                Err(self.os("switching bus mastering off", why))
             }
         }
     }

@@ -47,6 +47,8 @@ mod function;
 mod irq;
 mod limits;
 mod open;
+#[cfg(test)]
+mod real_tests;
 mod regions;
 mod slices;
 mod space;
@@ -239,6 +241,11 @@ impl Bus for VfioBus {
         self.function.reset(deadline)
     }
 
+    fn silence(&self, _deadline: Deadline) -> Result<(), BusError> {
+        // While the kernel removes a device it lets nobody reset it.
+        self.function.silence()
+    }
+
     fn dma(&self) -> Arc<dyn DmaSpace> {
         Arc::clone(&self.space) as Arc<dyn DmaSpace>
     }
@@ -253,6 +260,11 @@ impl Bus for VfioBus {
             what: "duplicating an epoll descriptor",
             source,
         })
+    }
+
+    fn wanted_back(&self) -> bool {
+        // The kernel's removal of the device waits until nobody has it open.
+        true
     }
 
     fn kind(&self) -> &'static str {

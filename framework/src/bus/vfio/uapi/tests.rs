@@ -1,6 +1,6 @@
 //! Structures against the generated bindings, and chains that lie.
 
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 
 use iommufd_bindings::iommufd as iommu;
 use vfio_bindings::bindings::vfio;
@@ -24,7 +24,6 @@ fn structures_have_the_kernels_sizes() {
         (size_of::<Type1Info>(), size_of::<vfio::vfio_iommu_type1_info>()),
         (size_of::<DmaMap>(), size_of::<vfio::vfio_iommu_type1_dma_map>()),
         (size_of::<DmaUnmap>(), size_of::<vfio::vfio_iommu_type1_dma_unmap>()),
-        (size_of::<BindIommufd>(), size_of::<vfio::vfio_device_bind_iommufd>()),
         (size_of::<IoasAlloc>(), size_of::<iommu::iommu_ioas_alloc>()),
         (size_of::<IovaRange>(), size_of::<iommu::iommu_iova_range>()),
         (size_of::<IoasIovaRanges>(), size_of::<iommu::iommu_ioas_iova_ranges>()),
@@ -35,8 +34,11 @@ fn structures_have_the_kernels_sizes() {
     for (i, (ours, kernels)) in pairs.into_iter().enumerate() {
         assert_eq!(ours, kernels, "structure {i}");
     }
-    // Grew by a PASID in 6.15; the size without it goes on being taken.
-    assert_eq!(size_of::<AttachIommufd>(), 12);
+    // These grew, by a token and by a PASID; the sizes without them go on being taken.
+    type Bind = vfio::vfio_device_bind_iommufd;
+    assert_eq!(size_of::<BindIommufd>(), offset_of!(Bind, out_devid) + 4);
+    type Attach = vfio::vfio_device_attach_iommufd_pt;
+    assert_eq!(size_of::<AttachIommufd>(), offset_of!(Attach, pt_id) + 4);
 }
 
 #[test]
