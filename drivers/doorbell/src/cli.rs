@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::tools::args::{Bind, Check, List, Unbind};
+
 /// Serves devices to client processes, and looks at, measures and demonstrates them.
 #[derive(Debug, Parser)]
 #[command(name = "doorbell", version, max_term_width = 100, after_help = EXAMPLES)]
@@ -18,6 +20,8 @@ Examples:
   doorbell serve soft:nvme,ram=64M --name nvme0     a broker for a software NVMe device
   doorbell status                                   who holds what of it
   doorbell bench --depth 1,32 --report bench.html   latency and IOPS
+  doorbell check                                    can this machine run Doorbell, and what is missing
+  doorbell list                                     PCI functions that a driver here matches
 
 DOORBELL_LOG=debug (or info, or doorbell=trace) chooses what is logged to standard error.";
 
@@ -32,6 +36,10 @@ pub(crate) enum Command {
     Nvme(Nvme),
     #[command(subcommand)]
     Edu(Edu),
+    List(List),
+    Bind(Bind),
+    Unbind(Unbind),
+    Check(Check),
     /// A client of the demo, started by it.
     #[command(hide = true)]
     DemoClient {

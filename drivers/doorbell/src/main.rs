@@ -1,4 +1,4 @@
-//! The doorbell program: serve, status, revoke, bench, demo, nvme, edu.
+//! The doorbell program: serve, status, revoke, bench, demo, nvme, edu, list, bind, unbind, check.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -21,6 +21,7 @@ mod registry;
 mod serve;
 mod sockets;
 mod status;
+mod tools;
 
 use cli::{Cli, Command};
 
@@ -46,6 +47,10 @@ fn run(command: &Command) -> Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Nvme(command) => nvme::run(command),
         Command::Edu(command) => edu::run(command),
+        Command::List(args) => tools::list::run(args),
+        Command::Bind(args) => tools::bind::bind(args),
+        Command::Unbind(args) => tools::bind::unbind(args),
+        Command::Check(args) => tools::check::run(args),
         Command::DemoClient { role } => demo::role::run(role),
     }
 }

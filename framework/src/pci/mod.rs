@@ -6,7 +6,10 @@
 
 pub mod address;
 pub mod capability;
+pub mod ids;
 pub mod layout;
+#[cfg(feature = "broker")]
+pub mod sysfs;
 
 pub use address::{Address, BadAddress};
 pub use capability::{BadConfig, ConfigSpace};
