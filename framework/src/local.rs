@@ -72,6 +72,7 @@ pub async fn open_with(
         queues: u32::MAX,
         bytes: u64::MAX,
         mappings: 4096,
+        device_fd: true,
         operator: true,
         ..Rights::default()
     };

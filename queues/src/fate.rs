@@ -1,7 +1,8 @@
 //! Why a queue ended: one word that another thread sets and the queue's thread reads.
 //!
-//! A one-shot flag with a value: the first writer's compare-and-swap wins, later ones may only add
-//! `QUIESCED`. Each write releases and each read acquires, and all writes are read-modify-writes,
+//! A one-shot flag with a value: the first reason stays, later writers may only add `QUIESCED`. One
+//! reason is provisional: [`EndReason::DoorbellLost`] says what the queue's process saw for itself,
+//! and the first other reason takes its place. Each write releases and each read acquires, and all writes are read-modify-writes,
 //! so a reader that sees a reason or `QUIESCED` sees everything that its writer did before, whoever
 //! wrote in between (C++20 release sequences).
 //!
@@ -34,6 +35,9 @@ pub enum EndReason {
     Violation = 6,
     /// The owner released the queue.
     Released = 7,
+    /// The doorbell's mapping reaches nobody any more: the broker took it back, or the device was
+    /// reset or is gone. Provisional: the broker's own reason replaces it when it arrives.
+    DoorbellLost = 8,
 }
 
 impl EndReason {
@@ -46,6 +50,7 @@ impl EndReason {
             5 => Self::BrokerGone,
             6 => Self::Violation,
             7 => Self::Released,
+            8 => Self::DoorbellLost,
             _ => return None,
         })
     }
@@ -61,6 +66,9 @@ impl fmt::Display for EndReason {
             Self::BrokerGone => "the broker is gone",
             Self::Violation => "the device broke the protocol",
             Self::Released => "its owner released it",
+            Self::DoorbellLost => {
+                "its doorbell was taken away (the broker revoked it, or the device was reset or is gone)"
+            }
         })
     }
 }
@@ -81,8 +89,8 @@ const QUIESCED: u32 = 0x100;
 /// ```
 #[derive(Debug, Default)]
 pub struct Fate {
-    /// Invariant: 0, or an [`EndReason`] code, plus [`QUIESCED`]; the reason is set once and stays;
-    /// QUIESCED is only ever added.
+    /// Invariant: 0, or an [`EndReason`] code, plus [`QUIESCED`]; the reason is set once and stays, but
+    /// for `DoorbellLost`, which is replaced at most once; QUIESCED is only ever added.
     word: AtomicU32,
 }
 
@@ -93,21 +101,26 @@ impl Fate {
         Self::default()
     }
 
-    /// Ends the queue; the first reason stays. `quiesced` says that the device can no longer touch
-    /// the memory of its commands, so their buffers may go back to their owners.
+    /// Ends the queue; the first reason stays (see [`EndReason::DoorbellLost`] for the exception).
+    /// `quiesced` says that the device can no longer touch the memory of its commands, so their
+    /// buffers may go back to their owners.
+    ///
+    /// Lock-free, and no system call: a signal handler may call it.
     pub fn end(&self, reason: EndReason, quiesced: bool) {
         let flag = if quiesced { QUIESCED } else { 0 };
+        let next = |word: u32| {
+            let kept = match EndReason::from_code(word & 0xff) {
+                None => reason as u32,
+                // The owner's release says nothing about how the doorbell was lost.
+                Some(EndReason::DoorbellLost) if reason != EndReason::Released => reason as u32,
+                Some(first) => first as u32,
+            };
+            let next = kept | word & QUIESCED | flag;
+            (next != word).then_some(next)
+        };
         // Release: what the caller did before (a queue deleted, a buffer unmapped) is visible to
-        // whoever sees the end. Failure means that a reason is there already: keep it.
-        let first = self.word.compare_exchange(
-            0,
-            reason as u32 | flag,
-            Ordering::Release,
-            Ordering::Relaxed,
-        );
-        if first.is_err() && quiesced {
-            self.word.fetch_or(QUIESCED, Ordering::Release);
-        }
+        // whoever sees the end. An error means that there is nothing to change.
+        let _ = self.word.fetch_update(Ordering::Release, Ordering::Relaxed, next);
     }
 
     /// Why the queue ended, or `None` while it is alive. One load of a line that is written once.
@@ -151,5 +164,23 @@ mod tests {
         fate.end(EndReason::Released, true);
         assert_eq!(fate.ended(), Some(EndReason::Revoked));
         assert!(fate.quiesced());
+    }
+
+    #[test]
+    fn the_broker_says_how_a_doorbell_was_lost() {
+        for (told, kept) in [
+            (EndReason::Revoked, EndReason::Revoked),
+            (EndReason::DeviceReset, EndReason::DeviceReset),
+            (EndReason::Released, EndReason::DoorbellLost),
+        ] {
+            let fate = Fate::new();
+            fate.end(EndReason::DoorbellLost, false);
+            assert_eq!(fate.ended(), Some(EndReason::DoorbellLost));
+            fate.end(told, true);
+            assert_eq!(fate.ended(), Some(kept));
+            fate.end(EndReason::DoorbellLost, false);
+            assert_eq!(fate.ended(), Some(kept), "what the broker said stays");
+            assert!(fate.quiesced());
+        }
     }
 }

@@ -19,6 +19,7 @@
 //! [[rule]]
 //! uid = 0
 //! operator = true            # may revoke, and change the device for everyone
+//! device_fd = true           # may be given the device's descriptor where nothing narrower exists
 //! ```
 //!
 //! Limits are for one client process: its connections share them. Names of users are looked up in `/etc/passwd`; a peer's gid is its primary group.
@@ -35,6 +36,11 @@ use toml::Spanned;
 use crate::tier::Tier;
 
 /// What one peer may have.
+///
+/// A bus that cannot hand out less than the device's own descriptor hands out much: its holder can
+/// reset the device, rewrite its config space and its interrupts, and map all of its BARs. So that is a
+/// right of its own, which a policy file must give by name. Without a file the broker's own user has it:
+/// it could attach a debugger to the broker just as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rights {
     /// Queues at once.
@@ -47,6 +53,9 @@ pub struct Rights {
     pub max_tier: Tier,
     /// It gets no grant that is isolated less than this.
     pub required_tier: Tier,
+    /// It may be given the device's own descriptor where the bus has nothing narrower to hand out a
+    /// doorbell with ([`crate::bus::Bus::exports_device_fd`]).
+    pub device_fd: bool,
     /// It may revoke, and change the device for everyone.
     pub operator: bool,
 }
@@ -59,6 +68,7 @@ impl Default for Rights {
             mappings: 64,
             max_tier: Tier::Isolated,
             required_tier: Tier::Cooperative,
+            device_fd: false,
             operator: false,
         }
     }
@@ -144,6 +154,8 @@ struct FileRule {
     max_tier: Option<Tier>,
     required_tier: Option<Tier>,
     #[serde(default)]
+    device_fd: bool,
+    #[serde(default)]
     operator: bool,
 }
 
@@ -158,7 +170,7 @@ impl Policy {
     /// The broker's own user only, as an operator. What a broker without a policy file has.
     #[must_use]
     pub fn owner_only() -> Self {
-        let rights = Rights { operator: true, ..Rights::default() };
+        let rights = Rights { operator: true, device_fd: true, ..Rights::default() };
         let subject = Subject::Uid(rustix::process::geteuid().as_raw());
         let rule = Rule { subject, device: "*".to_owned(), rights };
         Self { rules: vec![rule], shared: false }
@@ -251,6 +263,7 @@ fn resolve(rule: FileRule, users: &mut Option<BTreeMap<String, u32>>) -> Result<
         mappings: rule.mappings.unwrap_or(default.mappings),
         max_tier: rule.max_tier.unwrap_or(default.max_tier),
         required_tier: rule.required_tier.unwrap_or(default.required_tier),
+        device_fd: rule.device_fd,
         operator: rule.operator,
     };
     if rights.required_tier > rights.max_tier {
@@ -325,7 +338,9 @@ mod tests {
         assert_eq!(policy.rules.len(), 3);
         assert_eq!(policy.rules[0].rights.bytes, 256 << 20);
         assert_eq!(policy.rules[1].rights.required_tier, Tier::Mediated);
-        assert!(policy.rules[2].rights.operator);
+        let [backup, _, root] = [0, 1, 2].map(|i| policy.rules[i].rights);
+        assert!(root.operator && root.device_fd);
+        assert!(!backup.operator && !backup.device_fd);
     }
 
     #[test]

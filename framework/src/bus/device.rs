@@ -1,5 +1,6 @@
 //! [`Device`]: a bus as a driver's author uses it: registers, DMA memory, the driver's own queues.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,9 +8,9 @@ use doorbell_queues::{Doorbell, Fate, Interrupt, QueueName, QueueParts, SpinBudg
 
 use super::proof::PartitionId;
 use super::signals::MappedSignals;
-use super::{Bus, BusError, Identity, Region, Width};
+use super::{Bus, BusError, Identity, PeerSlice, Region, Width};
 use crate::deadline::Deadline;
-use crate::dma::map::HUGE_PAGE;
+use crate::dma::map::{HUGE_PAGE, PAGE};
 use crate::dma::{
     Access, Arena, Dma, DmaBox, DmaError, DmaShared, HugePages, IovaAllocator, Memfd, Partition,
 };
@@ -22,6 +23,8 @@ struct Inner {
     bus: Arc<dyn Bus>,
     dma: Dma,
     partition: Mutex<Partition>,
+    /// Pages with doorbells of the driver's own queues: BAR and offset.
+    own_pages: Mutex<BTreeSet<(u8, u64)>>,
 }
 
 /// A device in the hands of its driver. Cloning it gives another handle.
@@ -87,7 +90,8 @@ impl Device {
         let partition = iova
             .partition(DRIVER_PARTITION.min(iova.available() / 4))
             .map_err(|source| BusError::Dma { device, source })?;
-        let inner = Inner { bus, dma: Dma::new(), partition: Mutex::new(partition) };
+        let (partition, own_pages) = (Mutex::new(partition), Mutex::default());
+        let inner = Inner { bus, dma: Dma::new(), partition, own_pages };
         Ok((Self { inner: Arc::new(inner) }, iova))
     }
 
@@ -236,6 +240,7 @@ impl Device {
         let register = |offset: u64| {
             // Shared memory is aligned to 8 bytes, a doorbell to 4.
             let memory = self.inner.bus.map(layout.region, offset - offset % 8, 8)?;
+            self.own_pages_mut().insert((layout.region, offset - offset % PAGE as u64));
             memory.word32((offset % 8) as usize).map_err(bounds)
         };
         let tail = register(layout.submission_doorbell)?;
@@ -261,6 +266,48 @@ impl Device {
                 spin: SpinBudget::default(),
             },
         })
+    }
+
+    fn own_pages_mut(&self) -> std::sync::MutexGuard<'_, BTreeSet<(u8, u64)>> {
+        self.inner.own_pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pages in which [`Device::own_queue`] ever had a doorbell, as BAR and offset: no client has
+    /// such a page alone.
+    #[must_use]
+    pub fn own_pages(&self) -> Vec<(u8, u64)> {
+        self.own_pages_mut().iter().copied().collect()
+    }
+
+    /// A part of one of this device's regions, for another device's [`Device::map_peer`]. Whole pages.
+    ///
+    /// # Errors
+    /// [`BusError::Peer`] if the bus or the kernel cannot do that, and which can.
+    pub fn export_peer(&self, region: u8, offset: u64, len: u64) -> Result<PeerSlice, BusError> {
+        self.inner.bus.export_peer(region, offset, len)
+    }
+
+    /// Lets this device reach another device's memory directly (peer to peer): a controller's memory
+    /// buffer, an accelerator's. Returns the address to put into this device's commands.
+    ///
+    /// The mapping lies in the driver's own partition and stays until this device is closed. It is of
+    /// one range, and dies with the slice: when the *other* device is reset or closed, accesses to the
+    /// address fault, and a new slice must be exported and mapped.
+    ///
+    /// # Errors
+    /// [`BusError::Dma`]: the address space cannot do that ([`DmaError::Peer`] says which can), or has
+    /// no room.
+    pub fn map_peer(&self, peer: &PeerSlice, access: Access) -> Result<u64, BusError> {
+        let dma = |source| BusError::Dma { device: self.name(), source };
+        let mut partition = self.inner.partition.lock().unwrap_or_else(PoisonError::into_inner);
+        let iova = partition.alloc(peer.len).map_err(dma)?;
+        match self.inner.bus.dma().map_peer(partition.id(), iova, peer, access) {
+            Ok(mapping) => Ok(mapping.iova),
+            Err(error) => {
+                partition.release_unused(iova, peer.len).map_err(dma)?;
+                Err(dma(error))
+            }
+        }
     }
 
     /// Resets the device's function. All queues are gone afterwards.

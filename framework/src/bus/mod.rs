@@ -105,6 +105,20 @@ pub struct Slice {
     pub region_offset: u64,
 }
 
+/// A part of a device's region that another device's DMA can be let reach: a dma-buf of one range.
+///
+/// It is good until the device that it is of is reset or closed, or until it is revoked; where it was
+/// mapped, DMA to it faults from then on, and it must be exported and mapped anew.
+#[derive(Debug)]
+pub struct PeerSlice {
+    /// The dma-buf.
+    pub fd: OwnedFd,
+    /// Length in bytes, whole pages.
+    pub len: u64,
+    /// The device that it is of, for errors.
+    pub device: Arc<str>,
+}
+
 /// How a queue's interrupt reaches a process, and on buses whose devices can sleep, how the process
 /// wakes the device.
 #[derive(Debug)]
@@ -172,6 +186,24 @@ pub enum BusError {
         wanted: Tier,
         /// The best there is.
         best: Tier,
+    },
+    /// A slice cannot be had in this way, and why.
+    #[error("device {device}: a BAR slice of tier {wanted} cannot be had: {why}")]
+    NoSlice {
+        /// The device.
+        device: Arc<str>,
+        /// The tier asked for.
+        wanted: Tier,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// The device's memory cannot be given to another device.
+    #[error("device {device}: peer-to-peer DMA: {why}")]
+    Peer {
+        /// The device.
+        device: Arc<str>,
+        /// Why not, and what to do.
+        why: String,
     },
     /// No such interrupt vector.
     #[error("device {device}: interrupt vector {vector}: the device has {vectors}")]
@@ -307,6 +339,25 @@ pub trait Bus: Send + Sync {
     /// # Errors
     /// [`BusError::Os`] if the kernel refuses.
     fn revoke(&self, slice: Slice, proof: Quiesced) -> Result<Revoked, BusError>;
+
+    /// True if the descriptor of a slice is the device's own, so that its holder can do with the
+    /// device whatever the kernel lets a descriptor do: the policy must allow that.
+    fn exports_device_fd(&self) -> bool {
+        false
+    }
+
+    /// A part of a region as memory for another device's DMA: see [`DmaSpace::map_peer`]. Whole pages.
+    ///
+    /// # Errors
+    /// [`BusError::Peer`] if this bus or kernel cannot do that, and which can.
+    fn export_peer(&self, region: u8, offset: u64, len: u64) -> Result<PeerSlice, BusError> {
+        let _ = (region, offset, len);
+        let why = format!(
+            "not on bus {}; use a PCI device under cdev, on Linux 6.19 or newer",
+            self.kind()
+        );
+        Err(BusError::Peer { device: Arc::clone(&self.identity().name), why })
+    }
 
     /// How many interrupt vectors there are.
     fn vectors(&self) -> u16;

@@ -11,7 +11,7 @@ use doorbell_queues::{
 use super::handle::QueueHandle;
 use super::{ClientError, Inner, QueueSpec};
 use crate::bus::{MappedSignals, SignalWords, Signals};
-use crate::dma::{DmaShared, Prefault, map_fd};
+use crate::dma::{DmaShared, Watch, map_revocable};
 use crate::tier::Tier;
 use crate::wait::line::{Limits, Line};
 use crate::wait::{Eventfd, QueueInterrupt};
@@ -155,7 +155,8 @@ impl<P: QueueProtocol> Claimed<P> {
         spec: QueueSpec,
         fds: Vec<OwnedFd>,
     ) -> Result<Self, ClientError> {
-        let mapped = map(&lease.inner, &grant, fds)?;
+        let fate = Arc::new(Fate::new());
+        let mapped = map(&lease.inner, &grant, fds, &fate)?;
         let doorbell = |offset: u64| {
             let word = usize::try_from(offset).ok().map(|offset| mapped.slice.word32(offset));
             match word {
@@ -175,7 +176,7 @@ impl<P: QueueProtocol> Claimed<P> {
             }
         });
         let limits = Limits { limit: spec.time_limit, report };
-        let (fate, commands) = (Arc::new(Fate::new()), spec.depth as u16);
+        let commands = spec.depth as u16;
         let line = Line::new(Eventfd::from(interrupt), fate, Some(limits), commands);
         let line = Arc::new(line);
         lease.inner.link.register(queue, &line);
@@ -253,14 +254,25 @@ impl<P: QueueProtocol> Claimed<P> {
     }
 }
 
-/// Maps what came with a grant; the order of the descriptors is the protocol's.
-fn map(inner: &Inner, grant: &Grant, fds: Vec<OwnedFd>) -> Result<Mapped, ClientError> {
+/// Maps what came with a grant; the order of the descriptors is the protocol's. The slice is mapped for a
+/// broker that may take it back at any moment: `fate` is told.
+fn map(
+    inner: &Inner,
+    grant: &Grant,
+    fds: Vec<OwnedFd>,
+    fate: &Arc<Fate>,
+) -> Result<Mapped, ClientError> {
     let mut fds = fds.into_iter();
     let (Some(slice), Some(interrupt)) = (fds.next(), fds.next()) else {
         return Err(inner.unusable("descriptors are missing"));
     };
     let len = usize::try_from(grant.slice_len).unwrap_or(usize::MAX);
-    let slice = map_fd(slice.as_fd(), grant.slice_offset, len, Prefault::No)?;
+    let event = interrupt.try_clone().map_err(|source| ClientError::Os {
+        what: "duplicating an interrupt's descriptor",
+        source,
+    })?;
+    let watch = Watch { fate: Arc::clone(fate), event };
+    let slice = map_revocable(slice.as_fd(), grant.slice_offset, len, watch)?;
     let words = match (grant.signals, fds.next(), fds.next()) {
         (None, None, None) => None,
         (Some(layout), Some(memory), Some(kick)) => {

@@ -23,7 +23,7 @@
 //!   Strictly that is a data race; a device or client that is not trusted to that degree belongs in
 //!   a higher [`crate::Tier`], and its data should be read through [`DmaShared::mem`].
 //!
-//! This is the second of the two places of this crate with `unsafe` code.
+//! This is one of the few places of this crate with `unsafe` code.
 
 use std::fmt;
 use std::marker::PhantomData;

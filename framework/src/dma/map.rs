@@ -1,5 +1,4 @@
-//! Mapping a descriptor into this process. One of the two places of this crate with `unsafe` code;
-//! the other is [`super::buffer`].
+//! Mapping a descriptor into this process. One of the few places of this crate with `unsafe` code.
 //!
 //! What it does not do: it cannot stop another holder of the same memory from punching holes into
 //! it. A hole reads as zeroes (or, in hugetlb memory with no huge page left, raises SIGBUS).
@@ -64,7 +63,7 @@ impl Drop for Mapped {
 /// kernel's choice. The memory is unmapped when the last view of it is dropped.
 ///
 /// Touching a page beyond the end of the file raises SIGBUS, so the file must not shrink: pass
-/// memory that was checked ([`super::Memfd`]) or that comes from a process that is trusted.
+/// memory that was checked ([`super::Memfd`]), or use [`super::map_revocable`].
 ///
 /// # Errors
 /// [`DmaError::BadLength`] for an empty range; [`DmaError::Os`] if the kernel refuses (`offset` not

@@ -141,6 +141,16 @@ impl Memfd {
         Ok(Self { fd, len, huge })
     }
 
+    /// True for memory of which no page can be taken away: a file of tmpfs that is sealed against
+    /// shrinking. Touching it raises no SIGBUS. Huge pages do not count: one that was punched out may
+    /// not come back.
+    #[must_use]
+    pub fn cannot_shrink(fd: BorrowedFd<'_>) -> bool {
+        let sealed = rustix::fs::fcntl_get_seals(fd);
+        let tmpfs = || rustix::fs::fstatfs(fd).is_ok_and(|fs| i64::from(fs.f_type as u32) == TMPFS);
+        sealed.is_ok_and(|seals| seals.contains(SealFlags::SHRINK)) && tmpfs()
+    }
+
     /// Size in bytes; it never changes.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a memfd of this type is never empty")]

@@ -2,6 +2,7 @@
 //!
 //! * [`memfd`]: sealed memfds, created or checked when received.
 //! * [`map`]: mapping a descriptor into this process (`unsafe` lives there).
+//! * [`guard`]: mapping a descriptor whose pages can be taken away, and surviving that.
 //! * [`iova`]: which IOVA ranges may be given out, and to whom.
 //! * [`space`]: the trait of a device's address space.
 //! * [`arena`]: one sealed memfd, mapped here and for the device, cut into buffers.
@@ -17,6 +18,8 @@ pub mod arena;
     reason = "references to CPU-owned DMA memory: each site lists its obligations"
 )]
 pub mod buffer;
+#[allow(unsafe_code, reason = "the SIGBUS handler: each site lists its obligations")]
+pub mod guard;
 pub mod iova;
 #[allow(unsafe_code, reason = "mmap and the views over it: each site lists its obligations")]
 pub mod map;
@@ -27,6 +30,7 @@ mod tests;
 
 pub use arena::{Arena, Dma, DmaStats};
 pub use buffer::{DmaBox, DmaKeep, DmaShared};
+pub use guard::{Watch, map_revocable};
 pub use iova::{IovaAllocator, Partition};
 pub use map::{Prefault, map_fd};
 pub use memfd::{HugePages, Memfd};
@@ -120,6 +124,14 @@ pub enum DmaError {
         len: u64,
         /// Which limit, with its numbers.
         problem: String,
+    },
+    /// Another device's memory cannot be mapped.
+    #[error("mapping a region of device {device} for peer-to-peer DMA: {why}")]
+    Peer {
+        /// The device whose memory it is.
+        device: String,
+        /// Why not, and what to do.
+        why: String,
     },
     /// A system call failed.
     #[error("{what}: {source}")]

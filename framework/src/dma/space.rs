@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{Access, DmaError, Memfd};
+use crate::bus::PeerSlice;
 use crate::bus::proof::{PartitionId, PartitionQuiesced, Unmapped};
 
 /// A live mapping. Not `Clone`: unmapping consumes it.
@@ -36,6 +37,28 @@ pub trait DmaSpace: Send + Sync {
         len: u64,
         access: Access,
     ) -> Result<Mapping, DmaError>;
+
+    /// Lets the device reach another device's region at `iova`: all of `peer`. The mapping dies with the
+    /// slice ([`PeerSlice`]) and is not made again by itself.
+    ///
+    /// # Errors
+    /// [`DmaError::Peer`] if this address space cannot do that, and which can; [`DmaError::BadRange`]
+    /// as for [`DmaSpace::map`].
+    fn map_peer(
+        &self,
+        partition: PartitionId,
+        iova: u64,
+        peer: &PeerSlice,
+        access: Access,
+    ) -> Result<Mapping, DmaError> {
+        let _ = (partition, iova, access);
+        Err(DmaError::Peer {
+            device: peer.device.to_string(),
+            why: "this bus's address space takes memory only; use a device under cdev, on Linux 6.19 \
+                  or newer"
+                .to_owned(),
+        })
+    }
 
     /// Unmaps. When it returns, the device can no longer reach the memory.
     ///

@@ -89,6 +89,10 @@ pub struct QueueRequest {
 }
 
 /// What the driver created on the device.
+///
+/// The client maps the whole pages that the doorbells lie in. Beside doorbells they must hold nothing
+/// that a client may not touch: the broker knows the doorbells (and by them how well a page isolates),
+/// not the registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueGrant {
     /// BAR with the doorbells.

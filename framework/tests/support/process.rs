@@ -3,7 +3,7 @@
 //! The role is a test of its own (`#[test] fn role()`), which does nothing unless the environment
 //! names what to do.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 const ROLE: &str = "DOORBELL_TEST_ROLE";
@@ -18,7 +18,7 @@ pub fn role() -> Option<Vec<String>> {
 pub struct Process {
     child: Child,
     /// Closed when this is dropped: [`until_parent_is_gone`] returns then.
-    _stdin: ChildStdin,
+    stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
 }
 
@@ -34,7 +34,7 @@ impl Process {
             .unwrap();
         let stdin = child.stdin.take().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self { child, _stdin: stdin, stdout }
+        Self { child, stdin, stdout }
     }
 
     pub fn pid(&self) -> i32 {
@@ -55,10 +55,20 @@ impl Process {
         }
     }
 
+    /// Writes to its standard input.
+    pub fn tell(&mut self, text: &str) {
+        self.stdin.write_all(text.as_bytes()).unwrap();
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// How it ended; it ends by itself.
+    pub fn ended(&mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
     }
 
     /// SIGTERM.

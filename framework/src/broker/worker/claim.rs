@@ -3,9 +3,10 @@
 use std::os::fd::OwnedFd;
 
 use super::Worker;
-use super::records::{Live, Queue, QueueState};
+use super::pages::PageRange;
+use super::records::{Held, Live, Queue, QueueState};
 use crate::bus::proof::PartitionId;
-use crate::bus::{BusError, QueueToken, Slice};
+use crate::bus::{BusError, QueueToken};
 use crate::dma::Partition;
 use crate::driver::{QueueGrant, QueueMemory, QueueRequest};
 use crate::tier::Tier;
@@ -34,7 +35,6 @@ struct Reserved {
 struct Offer {
     grant: Grant,
     fds: Vec<OwnedFd>,
-    slice: Slice,
 }
 
 impl Worker {
@@ -103,16 +103,20 @@ impl Worker {
         reserved: &Reserved,
     ) -> Result<(Reply, Vec<OwnedFd>), Refusal> {
         let made = self.make(session, wanted, reserved).await?;
-        let offer = match self.offer(wanted, reserved, &made) {
+        let held = self.export(session, reserved, &made);
+        let (offer, held) = match held {
+            Ok(held) => (self.offer(wanted, reserved, &made, &held), Some(held)),
+            Err(refusal) => (Err(refusal), None),
+        };
+        // Whatever was taken is in the records before anything can fail, and goes back from there.
+        self.install(session, reserved, held.map(|held| (held, made.vector)));
+        let Offer { grant, fds } = match offer {
             Ok(offer) => offer,
             Err(refusal) => {
-                self.install(session, reserved, None);
                 self.unmake(session, reserved.queue).await;
                 return Err(refusal);
             }
         };
-        let (grant, fds) = (offer.grant.clone(), offer.fds);
-        self.install(session, reserved, Some((offer.slice, made.vector)));
         if self.records.borrow().resets > reserved.resets {
             self.unmake(session, reserved.queue).await;
             return Err(Refusal::Driver("the device was reset meanwhile; claim again".to_owned()));
@@ -152,42 +156,89 @@ impl Worker {
         }
     }
 
+    /// The slice with the doorbells, of the tier that it really has.
+    fn export(
+        &self,
+        session: u64,
+        reserved: &Reserved,
+        made: &QueueGrant,
+    ) -> Result<Held, Refusal> {
+        let asked = reserved.at_least;
+        let refuse = |why| Refusal::Tier { asked, why };
+        let (tail, head) = (made.submission_doorbell, made.completion_doorbell);
+        let first = tail.min(head);
+        let len = tail.max(head) - first + 4;
+        let Some(pages) = PageRange::around(made.region, first, len) else {
+            return Err(Refusal::Driver(format!(
+                "device {}: the driver names doorbells at {tail:#x} and {head:#x}",
+                self.name
+            )));
+        };
+        let records = &mut *self.records.borrow_mut();
+        let holder = records.granting(session, &self.info.name)?;
+        if self.bus.exports_device_fd() && !holder.rights.device_fd {
+            return Err(refuse(
+                "this kernel exports no slices of a BAR, so a doorbell can only be handed out with the \
+                 descriptor of the whole device, and the policy does not allow that to this user; the \
+                 operator can add `device_fd = true` to its rule"
+                    .to_owned(),
+            ));
+        }
+        // A page of the client's own for whoever asks for one. Others share, so that the next client
+        // finds a doorbell.
+        let alone = asked == Tier::Paged;
+        let driver = self.device.own_pages();
+        let taken = records.pages.take(session, &pages, alone, &driver);
+        taken.map_err(|conflict| refuse(conflict.to_string()))?;
+        match self.bus.export(made.region, first, len, asked) {
+            Ok(mut slice) => {
+                if !alone && slice.tier == Tier::Paged {
+                    slice.tier = Tier::Cooperative;
+                }
+                Ok(Held { slice, pages, alone })
+            }
+            Err(error) => {
+                records.pages.give_back(session, &pages, alone);
+                Err(match error {
+                    BusError::Tier { best, .. } => {
+                        refuse(format!("this device gives at best {best}"))
+                    }
+                    BusError::NoSlice { why, .. } => refuse(why),
+                    other => Refusal::Driver(other.to_string()),
+                })
+            }
+        }
+    }
+
     /// What the client gets.
     fn offer(
         &self,
         wanted: Wanted,
         reserved: &Reserved,
         made: &QueueGrant,
+        held: &Held,
     ) -> Result<Offer, Refusal> {
-        let bus = |error: BusError| match error {
-            BusError::Tier { wanted, best, .. } => {
-                Refusal::Tier { asked: wanted, why: format!("this device gives at best {best}") }
-            }
-            other => Refusal::Driver(other.to_string()),
-        };
-        let (tail, head) = (made.submission_doorbell, made.completion_doorbell);
-        let first = tail.min(head);
-        let len = tail.max(head) - first + 4;
-        let slice = self.bus.export(made.region, first, len, reserved.at_least).map_err(bus)?;
-        let signals = self.bus.signals(made.vector).map_err(bus)?;
+        let Held { slice, pages, .. } = held;
         let device = &self.name;
+        let region = slice.region_offset..slice.region_offset.saturating_add(slice.len);
+        if region != pages.bytes {
+            return Err(Refusal::Driver(format!(
+                "device {device}: the bus gave {region:#x?} of BAR{} for the doorbells' pages {:#x?}",
+                slice.region, pages.bytes
+            )));
+        }
+        let signals = self.bus.signals(made.vector).map_err(|e| Refusal::Driver(e.to_string()))?;
         let sent = slice.fd.try_clone().map_err(|error| {
             Refusal::Driver(format!("device {device}: duplicating a slice's descriptor: {error}"))
         })?;
-        let inside = |doorbell: u64| match doorbell.checked_sub(slice.region_offset) {
-            Some(offset) if offset + 4 <= slice.len => Ok(offset),
-            _ => Err(Refusal::Driver(format!(
-                "device {device}: the bus gave a slice without the doorbell at {doorbell:#x}"
-            ))),
-        };
         let mut grant = Grant {
             queue: reserved.queue,
             tier: slice.tier,
             entries: wanted.entries,
             slice_offset: slice.offset,
             slice_len: slice.len,
-            submission_doorbell: inside(tail)?,
-            completion_doorbell: inside(head)?,
+            submission_doorbell: made.submission_doorbell - region.start,
+            completion_doorbell: made.completion_doorbell - region.start,
             signals: None,
         };
         let mut fds = vec![sent, signals.interrupt];
@@ -196,11 +247,11 @@ impl Worker {
             grant.signals = Some(SignalLayout { len, asleep, armed });
             fds.extend([words.memory, words.kick]);
         }
-        Ok(Offer { grant, fds, slice })
+        Ok(Offer { grant, fds })
     }
 
     /// The queue exists: from here on it is torn down by the proof chain.
-    fn install(&self, session: u64, reserved: &Reserved, offered: Option<(Slice, u16)>) {
+    fn install(&self, session: u64, reserved: &Reserved, offered: Option<(Held, u16)>) {
         let (slice, vector) = offered.unzip();
         let token = QueueToken::mint(reserved.queue, reserved.partition);
         let records = &mut *self.records.borrow_mut();
@@ -209,7 +260,7 @@ impl Worker {
         }
         if let Some(queue) = records.queue_mut(session, reserved.queue) {
             queue.vector = vector;
-            queue.tier = slice.as_ref().map_or(queue.tier, |slice| slice.tier);
+            queue.tier = slice.as_ref().map_or(queue.tier, |held| held.slice.tier);
             queue.state = QueueState::Live(Live { token, slice, made_at: reserved.resets });
         }
     }

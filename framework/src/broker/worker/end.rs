@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::Worker;
-use super::records::{Live, QueueState};
-use crate::bus::{QueueToken, Quiesced, Recovered, Slice};
+use super::records::{Held, Live, QueueState};
+use crate::bus::{QueueToken, Quiesced, Recovered};
 use crate::deadline::Deadline;
 use crate::driver::Scope;
 use crate::wire::{EndCause, Event, Refusal, Reply, Timeout};
@@ -159,15 +159,18 @@ impl Worker {
     fn revoke_doorbell(
         &self,
         session: u64,
-        slice: Option<Slice>,
+        slice: Option<Held>,
         quiesced: Quiesced,
         cause: EndCause,
     ) {
         let queue = quiesced.queue();
         let revoked = match slice {
             None => quiesced.revoked(),
-            Some(slice) => match self.bus.revoke(slice, quiesced) {
-                Ok(revoked) => revoked,
+            Some(Held { slice, pages, alone }) => match self.bus.revoke(slice, quiesced) {
+                Ok(revoked) => {
+                    self.records.borrow_mut().pages.give_back(session, &pages, alone);
+                    revoked
+                }
                 Err(error) => {
                     tracing::error!(device = %self.name, queue, %error, "a doorbell cannot be revoked");
                     return self.stick(session, queue);

@@ -29,6 +29,7 @@ mod arena;
 mod claim;
 mod end;
 mod events;
+mod pages;
 mod records;
 mod report;
 mod teardown;
@@ -61,6 +62,8 @@ pub(super) enum ToWorker {
 /// A device in service.
 pub(super) struct Worker {
     bus: Arc<dyn Bus>,
+    /// Knows which pages the driver has doorbells of its own in.
+    device: Device,
     driver: Box<dyn DynDriver>,
     records: RefCell<Records>,
     /// Rung when a queue or a session changes, for whoever waits for that.
@@ -131,7 +134,7 @@ impl Worker {
         let name = Arc::clone(&identity.name);
         let (device, iova) = Device::attach(Arc::clone(&bus), entry.address_bits)?;
         tracing::info!(device = %name, driver = entry.name, "bringing the device up");
-        let probe = tokio::time::timeout(timeouts.probe, entry.probe(device));
+        let probe = tokio::time::timeout(timeouts.probe, entry.probe(device.clone()));
         let driver = match probe.await {
             Ok(Ok(driver)) => driver,
             Ok(Err(source)) => return Err(BrokerError::Probe { device: name, source }),
@@ -156,6 +159,7 @@ impl Worker {
         };
         Ok(Self {
             bus,
+            device,
             driver,
             records: RefCell::new(Records::new(iova, plan.queues)),
             changed: Notify::new(),

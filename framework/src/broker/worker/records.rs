@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::pages::{PageRange, Pages};
 use crate::broker::outgoing::Outgoing;
 use crate::broker::peer::Peer;
 use crate::broker::policy::Rights;
@@ -19,6 +20,8 @@ pub(super) struct Records {
     pub(super) iova: IovaAllocator,
     /// Queue ids that may be given out.
     pub(super) free_queues: BTreeSet<u16>,
+    /// Who holds which pages of the BARs.
+    pub(super) pages: Pages,
     /// How many queues use a vector.
     pub(super) vectors: BTreeMap<u16, u32>,
     pub(super) faults: u64,
@@ -89,9 +92,17 @@ pub(super) enum QueueState {
 /// A queue that the device serves.
 pub(super) struct Live {
     pub(super) token: QueueToken,
-    pub(super) slice: Option<Slice>,
+    pub(super) slice: Option<Held>,
     /// [`Records::resets`] when it was made.
     pub(super) made_at: u64,
+}
+
+/// A slice that a client has, and what is booked for it.
+pub(super) struct Held {
+    pub(super) slice: Slice,
+    pub(super) pages: PageRange,
+    /// The pages are this client's alone.
+    pub(super) alone: bool,
 }
 
 impl Session {
@@ -122,6 +133,7 @@ impl Records {
             sessions: BTreeMap::new(),
             iova,
             free_queues: (1..=queues).collect(),
+            pages: Pages::default(),
             vectors: BTreeMap::new(),
             faults: 0,
             last_fault: None,

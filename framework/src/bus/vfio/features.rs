@@ -25,13 +25,15 @@ pub enum Feature {
     MapFile,
     /// Parts of a BAR as a dma-buf (`VFIO_DEVICE_FEATURE_DMA_BUF`).
     DmaBuf,
+    /// Another device's DMA reaches such a dma-buf, mapped into its I/O address space.
+    PeerToPeer,
     /// Such a dma-buf can be mapped by a process, and revoked for good.
     DmaBufMmap,
 }
 
 impl Feature {
     /// All of them, oldest first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Container,
         Self::ContainerRanges,
         Self::ContainerMappingsLeft,
@@ -40,6 +42,7 @@ impl Feature {
         Self::Cdev,
         Self::MapFile,
         Self::DmaBuf,
+        Self::PeerToPeer,
         Self::DmaBufMmap,
     ];
 
@@ -55,6 +58,7 @@ impl Feature {
             Self::Cdev => "cdev",
             Self::MapFile => "map by file",
             Self::DmaBuf => "dma-buf slices",
+            Self::PeerToPeer => "peer to peer",
             Self::DmaBufMmap => "revocable slices",
         }
     }
@@ -70,7 +74,7 @@ impl Feature {
             Self::DynamicMsix => Some("6.5"),
             Self::Cdev => Some("6.6"),
             Self::MapFile => Some("6.13"),
-            Self::DmaBuf => Some("6.19"),
+            Self::DmaBuf | Self::PeerToPeer => Some("6.19"),
             Self::DmaBufMmap => None,
         }
     }
@@ -87,6 +91,7 @@ impl Feature {
             Self::Cdev => "CONFIG_IOMMUFD, CONFIG_VFIO_DEVICE_CDEV",
             Self::MapFile => "CONFIG_IOMMUFD",
             Self::DmaBuf | Self::DmaBufMmap => "CONFIG_VFIO_PCI_DMABUF",
+            Self::PeerToPeer => "CONFIG_VFIO_PCI_DMABUF, CONFIG_IOMMUFD",
         }
     }
 
@@ -102,6 +107,7 @@ impl Feature {
             Self::Cdev => "the bus cdev: an address space of its own, no group file",
             Self::MapFile => "no mapping of a client's memory in the broker",
             Self::DmaBuf => "parts of a BAR as a descriptor of their own",
+            Self::PeerToPeer => "one device's DMA into another's BAR, on cdev",
             Self::DmaBufMmap => "tier paged: a client holds its part of a BAR only, until revoked",
         }
     }
@@ -118,6 +124,7 @@ impl Feature {
             Self::Cdev => "the bus container",
             Self::MapFile => "arenas are mapped into the broker, and from there for the device",
             Self::DmaBuf => "tier cooperative: the device's descriptor",
+            Self::PeerToPeer => "peer-to-peer DMA is refused",
             Self::DmaBufMmap => "tier cooperative at best; more is refused",
         }
     }

@@ -11,6 +11,7 @@
 //! | `regions` | the BARs: registers, mappings; the pages of MSI-X are never mapped |
 //! | `irq`, `events` | interrupts, and what the kernel tells unasked |
 //! | `slices` | what of a BAR a client can have |
+//! | `peer` | what of a BAR another device can have |
 //! | `sysfs` | what sysfs says |
 //! | `features` | what newer kernels add |
 //! | `uapi` | structures, numbers and ioctls; the only `unsafe` code |
@@ -32,7 +33,8 @@ use doorbell_queues::SharedMem;
 
 use super::registers::is_all_ones;
 use super::{
-    Bus, BusError, DeviceEvent, Identity, Quiesced, Region, Revoked, Signals, Slice, Width,
+    Bus, BusError, DeviceEvent, Identity, PeerSlice, Quiesced, Region, Revoked, Signals, Slice,
+    Width,
 };
 use crate::deadline::Deadline;
 use crate::dma::DmaSpace;
@@ -47,10 +49,13 @@ mod function;
 mod irq;
 mod limits;
 mod open;
+mod peer;
 #[cfg(test)]
 mod real_tests;
 mod regions;
 mod slices;
+#[cfg(test)]
+mod slices_real_tests;
 mod space;
 mod sysfs;
 mod uapi;
@@ -61,7 +66,7 @@ use events::Events;
 use function::Function;
 use irq::Interrupts;
 use regions::Bars;
-use slices::{Pages, Slices};
+use slices::{Numbers, Pages, Slices};
 use space::VfioSpace;
 
 /// How long the first reset of a device may take.
@@ -85,7 +90,11 @@ pub struct VfioBus {
 
 impl VfioBus {
     /// Opens the function at `address`. `options` may have `bus`, `container` or `cdev`; without it
-    /// the bus is `cdev` where the kernel has that, else `container`.
+    /// the bus is `cdev` where the kernel has that, else `container`. `dmabuf-revoke` and
+    /// `dmabuf-memattr` are numbers of device features: those with which a kernel that has them revokes
+    /// a dma-buf, and chooses how the CPU sees it. Without the first, slices cannot be revoked: no
+    /// released kernel has these features, and the numbers under which they were proposed have changed,
+    /// so none is assumed.
     ///
     /// # Errors
     /// [`BusError::Open`] names the step that failed and says what to do; the device is then as it
@@ -96,7 +105,8 @@ impl VfioBus {
             let open::Problem { step, problem } = problem;
             BusError::Open { device: Arc::clone(&name), step, problem }
         };
-        let wanted = open::wanted(options).map_err(failed)?;
+        let (numbers, options) = Numbers::of(options).map_err(failed)?;
+        let wanted = open::wanted(&options).map_err(failed)?;
         let site = open::site(Path::new(sysfs::SYSFS), address).map_err(failed)?;
         let (opened, kind, why) = open::open(&site, wanted).map_err(failed)?;
         let space = VfioSpace::new(Arc::clone(&name), opened.iommu, opened.ranges);
@@ -114,9 +124,13 @@ impl VfioBus {
         let bars = Bars::new(&function, msix.as_ref())?;
         let interrupts = Interrupts::enable(&function)?;
         let events = Events::subscribe(&function)?;
-        let slices = Slices::probe(&function);
+        let slices = Slices::probe(&function, &bars, numbers);
+        let peer = peer::probe(&function, &slices, slices::first_page(&bars), &space);
         let mut features: BTreeSet<_> = opened.features.into_iter().collect();
         features.extend(slices.features());
+        if peer.is_ok() {
+            features.insert(Feature::PeerToPeer);
+        }
         if interrupts.dynamic() {
             features.insert(Feature::DynamicMsix);
         }
@@ -124,6 +138,11 @@ impl VfioBus {
         about.extend(opened.about);
         about.push(interrupts.describe());
         about.push(if function.resets() { "can be reset" } else { "cannot be reset" }.to_owned());
+        about.push(slices.describe());
+        about.push(match peer {
+            Ok(()) => "peer-to-peer DMA: yes".to_owned(),
+            Err(why) => format!("peer-to-peer DMA: no ({why})"),
+        });
         let found: Vec<_> = features.iter().map(|feature| feature.name()).collect();
         about.push(format!("kernel: {}", found.join(", ")));
         let numa_node = site.numa_node;
@@ -157,7 +176,6 @@ impl VfioBus {
 
 impl Drop for VfioBus {
     fn drop(&mut self) {
-        self.slices.close(&self.function);
         self.function.leave();
         self.space.close();
     }
@@ -216,13 +234,27 @@ impl Bus for VfioBus {
             len,
         };
         let place = self.bars.place(region).ok_or_else(outside)?;
-        self.slices.export(&self.function, Pages { region, place, range }, at_least)
+        self.slices.export(&self.function, &Pages { region, place, range }, at_least)
     }
 
     fn revoke(&self, slice: Slice, proof: Quiesced) -> Result<Revoked, BusError> {
         self.slices.revoke(&self.function, &slice)?;
         drop(slice);
         Ok(proof.revoked())
+    }
+
+    fn exports_device_fd(&self) -> bool {
+        self.slices.are_the_device()
+    }
+
+    fn export_peer(&self, region: u8, offset: u64, len: u64) -> Result<PeerSlice, BusError> {
+        let range = self.bars.pages(&self.function, region, offset, len)?;
+        if range != (offset..offset + len) {
+            let device = Arc::clone(&self.identity.name);
+            let why = format!("{len:#x} bytes from {offset:#x} of BAR{region} are not whole pages");
+            return Err(BusError::Peer { device, why });
+        }
+        self.slices.export_peer(&self.function, region, &range)
     }
 
     fn vectors(&self) -> u16 {

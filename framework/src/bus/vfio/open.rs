@@ -45,7 +45,10 @@ pub(super) fn wanted(options: &[(String, String)]) -> Result<Wanted, Problem> {
                 return Err(problem(step, why));
             }
             (other, _) => {
-                let why = format!("there is no option '{other}'; a PCI device has bus");
+                let why = format!(
+                    "there is no option '{other}'; a PCI device has bus, dmabuf-revoke and \
+                     dmabuf-memattr"
+                );
                 return Err(problem(step, why));
             }
         };

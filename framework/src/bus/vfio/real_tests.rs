@@ -11,10 +11,10 @@ use super::*;
 use crate::bus::proof::{PartitionId, PartitionQuiesced};
 use crate::dma::{Access, HugePages, Memfd, Prefault};
 
-const IOVA: u64 = 5 << 30;
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const IOVA: u64 = 5 << 30;
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-fn address() -> Address {
+pub(super) fn address() -> Address {
     let named = std::env::var("DOORBELL_TEST_NVME").expect("name a controller");
     named.parse().unwrap()
 }
@@ -40,6 +40,11 @@ fn interrupted(eventfd: &OwnedFd) -> bool {
 /// Identify Controller by an admin queue of two entries, completion by interrupt. Returns the ids in
 /// the first bytes of what came.
 fn identify(bus: &VfioBus, memory: &SharedMem) -> [u16; 2] {
+    identify_by(bus, memory, || bus.write(0, 0x1000, Width::B4, 1).unwrap())
+}
+
+/// The same; `ring` stores 1 to the admin queue's doorbell.
+pub(super) fn identify_by(bus: &VfioBus, memory: &SharedMem, ring: impl FnOnce()) -> [u16; 2] {
     bus.write(0, 0x14, Width::B4, 0).unwrap();
     until_ready(bus, 0);
     memory.fill(0, memory.len(), 0).unwrap();
@@ -53,7 +58,7 @@ fn identify(bus: &VfioBus, memory: &SharedMem) -> [u16; 2] {
     let mut entry = [0u32; 16];
     (entry[0], entry[6], entry[7], entry[10]) = (6, data as u32, (data >> 32) as u32, 1);
     memory.write(0, &entry).unwrap();
-    bus.write(0, 0x1000, Width::B4, 1).unwrap();
+    ring();
     assert!(interrupted(&interrupt), "no interrupt came");
     assert_eq!(memory.read::<u32>(0x100c).unwrap() >> 16, 1, "phase, and status 0");
     memory.read(0x2000).unwrap()

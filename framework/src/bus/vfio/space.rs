@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use doorbell_queues::SharedMem;
 use rustix::io::Errno;
 
+use crate::bus::PeerSlice;
 use crate::bus::proof::{PartitionId, PartitionQuiesced, Unmapped};
 use crate::dma::map::PAGE;
 use crate::dma::{Access, DmaError, DmaSpace, Mapping, Memfd, Prefault};
 
-use super::limits;
 use super::uapi::types::flag;
 use super::uapi::{container, iommufd};
+use super::{limits, peer};
 
 /// How mappings are made.
 #[derive(Debug)]
@@ -62,12 +63,16 @@ impl VfioSpace {
     }
 
     /// Runs `f` with the iommufd and the IOAS, on the bus cdev.
-    #[allow(dead_code, reason = "for slices of other devices, which are mapped by descriptor")]
     pub(super) fn with_ioas<T>(&self, f: impl FnOnce(&OwnedFd, u32) -> T) -> Option<T> {
         match &self.lock().iommu {
             Some(Iommu::Ioas { iommufd, ioas, .. }) => Some(f(iommufd, *ioas)),
             _ => None,
         }
+    }
+
+    /// The first address that the IOMMU translates.
+    pub(super) fn first_address(&self) -> Option<u64> {
+        self.ranges.first().map(|range| range.start)
     }
 
     /// Unmaps everything and lets go of the IOMMU. For when the device does no DMA any more.
@@ -85,7 +90,7 @@ impl VfioSpace {
         &self,
         state: &State,
         iova: u64,
-        memory: &Memfd,
+        memory: u64,
         offset: u64,
         len: u64,
     ) -> Result<(), DmaError> {
@@ -95,7 +100,7 @@ impl VfioSpace {
         if !whole || len == 0 {
             return Err(bad("not whole pages"));
         }
-        if offset.checked_add(len).is_none_or(|end| end > memory.len()) {
+        if offset.checked_add(len).is_none_or(|end| end > memory) {
             return Err(bad("longer than its memory"));
         }
         let Some(end) = iova.checked_add(len) else { return Err(bad("it wraps")) };
@@ -125,12 +130,37 @@ impl DmaSpace for VfioSpace {
         access: Access,
     ) -> Result<Mapping, DmaError> {
         let state = &mut *self.lock();
-        self.check(state, iova, memory, offset, len)?;
+        self.check(state, iova, memory.len(), offset, len)?;
         let Some(iommu) = &state.iommu else {
             return Err(DmaError::Unreachable("the device is closed".to_owned()));
         };
         let memory = iommu.map(iova, memory, offset, len, access)?;
         state.mapped.insert(iova, Mapped { len, partition, _memory: memory });
+        Ok(Mapping { iova, len, partition })
+    }
+
+    fn map_peer(
+        &self,
+        partition: PartitionId,
+        iova: u64,
+        slice: &PeerSlice,
+        access: Access,
+    ) -> Result<Mapping, DmaError> {
+        let state = &mut *self.lock();
+        let len = slice.len;
+        self.check(state, iova, len, 0, len)?;
+        let (iommufd, ioas) = match &state.iommu {
+            None => return Err(DmaError::Unreachable("the device is closed".to_owned())),
+            Some(Iommu::Ioas { iommufd, ioas, .. }) => (iommufd, *ioas),
+            Some(Iommu::Container { .. }) => {
+                let why = "a container maps memory only; use bus=cdev".to_owned();
+                return Err(DmaError::Peer { device: slice.device.to_string(), why });
+            }
+        };
+        let flags = flags(access, flag::IOAS_MAP_READABLE, flag::IOAS_MAP_WRITEABLE);
+        iommufd::map_file(iommufd.as_fd(), ioas, (slice.fd.as_fd(), 0, len), iova, flags)
+            .map_err(|error| peer::explain(slice, &error))?;
+        state.mapped.insert(iova, Mapped { len, partition, _memory: None });
         Ok(Mapping { iova, len, partition })
     }
 

@@ -12,7 +12,7 @@ use bytemuck::Pod;
 use doorbell_queues::SharedMem;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 
-use super::types::{DmaMap, IoasIovaRanges, IoasMap, IovaRange};
+use super::types::{DmaBufExport, DmaMap, IoasIovaRanges, IoasMap, IovaRange, flag};
 
 /// Type and first number of VFIO's requests (`linux/vfio.h`).
 const VFIO: (u8, u8) = (b';', 100);
@@ -147,6 +147,21 @@ pub(super) fn device_fd(group: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Res
         return Err(io::Error::other("the kernel returned no descriptor"));
     }
     // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Exports a part of a device's region as a dma-buf.
+pub(super) fn export_dma_buf(
+    device: BorrowedFd<'_>,
+    export: &mut DmaBufExport,
+) -> io::Result<OwnedFd> {
+    export.flags = flag::FEATURE_GET | u32::from(flag::FEATURE_DMA_BUF);
+    let fd = sized(device, DEVICE_FEATURE, export)?;
+    if fd < 0 {
+        return Err(io::Error::other("the kernel returned no descriptor"));
+    }
+    // SAFETY: this feature returns a descriptor that the kernel has just made for us; nobody else owns
+    // it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

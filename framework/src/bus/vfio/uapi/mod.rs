@@ -16,6 +16,7 @@ use doorbell_queues::SharedMem;
 mod call;
 pub(super) mod chain;
 pub(super) mod container;
+pub(super) mod dmabuf;
 pub(super) mod iommufd;
 #[cfg(test)]
 mod tests;

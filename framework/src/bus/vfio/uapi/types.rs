@@ -85,6 +85,29 @@ pub(crate) struct AttachIommufd {
     pub(crate) pt_id: u32,
 }
 
+/// `struct vfio_device_feature` with a `struct vfio_device_feature_dma_buf` of one range behind it (Linux
+/// 6.19).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+pub(crate) struct DmaBufExport {
+    pub(crate) argsz: u32,
+    pub(crate) flags: u32,
+    pub(crate) region_index: u32,
+    pub(crate) open_flags: u32,
+    pub(crate) dma_buf_flags: u32,
+    pub(crate) nr_ranges: u32,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+}
+
+/// The data of the memory attribute's feature, as it was proposed.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+pub(crate) struct DmaBufMemoryAttribute {
+    pub(crate) dmabuf_fd: i32,
+    pub(crate) memattr: u32,
+}
+
 /// `struct vfio_iommu_type1_info`, without the capabilities behind it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
@@ -210,6 +233,7 @@ pub(crate) mod flag {
     pub(crate) const IRQ_SET_ACTION_TRIGGER: u32 = 1 << 5;
 
     pub(crate) const FEATURE_GET: u32 = 1 << 16;
+    pub(crate) const FEATURE_SET: u32 = 1 << 17;
     pub(crate) const FEATURE_PROBE: u32 = 1 << 18;
     /// `VFIO_DEVICE_FEATURE_DMA_BUF`.
     pub(crate) const FEATURE_DMA_BUF: u16 = 11;
