@@ -59,16 +59,17 @@ pub(super) fn client(
 pub(super) fn busy(cx: &mut Cx<'_>, broker: &Broker) -> Result<Process, Trouble> {
     let mut command =
         broker.command(&cx.programs, &["bench", "--depth", "16", "--seconds", "3600"]);
-    let mut process = cx.programs.start(&mut command)?;
-    let pid = process.pid();
-    until("a client to hold a queue", || {
-        if !process.runs() {
-            return Err(std::io::Error::other(format!("the client ended: {}", process.err())));
-        }
+    let process = cx.programs.start(&mut command)?;
+    session_with_queue(cx, broker, process.pid())?;
+    Ok(process)
+}
+
+/// Waits until a client holds a queue.
+pub(super) fn session_with_queue(cx: &mut Cx<'_>, broker: &Broker, pid: i32) -> Result<(), Trouble> {
+    Ok(until("a client to hold a queue", || {
         let status = broker.status(&mut cx.programs)?;
         Ok(session_of(&status, pid).is_some_and(|session| holds_queue(&session)).then_some(()))
-    })?;
-    Ok(process)
+    })?)
 }
 
 fn session_of(status: &Value, pid: i32) -> Option<Value> {

@@ -7,6 +7,7 @@ mod io;
 mod kernel;
 mod places;
 mod refusals;
+mod slices;
 
 use std::io as std_io;
 use std::time::Instant;
@@ -92,6 +93,8 @@ fn perform(name: &str, cx: &mut Cx<'_>) -> Verdict {
         "numa" => places::numa(cx),
         "ordinary-user" => refusals::ordinary_user(cx),
         "memlock" => refusals::memlock(cx),
+        "operator" => places::operator(cx),
+        "slice" => slices::slice(cx),
         "edu" => refusals::edu(cx),
         "held" => refusals::held(cx),
         "not-viable" => refusals::not_viable(cx),
@@ -99,6 +102,6 @@ fn perform(name: &str, cx: &mut Cx<'_>) -> Verdict {
         "unplug" => places::unplug(cx),
         "no-iommu" => refusals::no_iommu(cx),
         "no-remapping" => refusals::no_remapping(cx),
-        other => Err(Trouble::Skipped(format!("{other} is not in this plan yet"))),
+        other => Err(Trouble::Failed(format!("the plan has no proof {other}"))),
     }
 }
