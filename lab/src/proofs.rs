@@ -49,28 +49,81 @@ const fn once(site: Site, name: &'static str, about: &'static str) -> Proof {
 /// Every proof, in the order in which a guest goes through them.
 pub const ALL: &[Proof] = &[
     once(Site::Main, "kernel", "VT-d is on and remaps interrupts; the kernel offers the buses"),
-    over_each_bus("bring-up", "the broker takes the device over, serves it, and says over which bus"),
-    over_each_bus("identify", "Identify shows the serial number and the size that the machine was given"),
+    over_each_bus(
+        "bring-up",
+        "the broker takes the device over, serves it, and says over which bus",
+    ),
+    over_each_bus(
+        "identify",
+        "Identify shows the serial number and the size that the machine was given",
+    ),
     over_each_bus("read", "a read of the whole disk equals the image that the host made"),
-    over_each_bus("write", "what is written and flushed is in the image, and nothing else has changed"),
-    over_each_bus("interrupts", "waiting without polling completes by MSI-X; the kernel counts the interrupts"),
-    over_each_bus("two-clients", "two processes with queues and memory of their own, at the same time"),
-    over_each_bus("stray-dma", "a command that points outside all mappings: fault in the kernel's log, data untouched"),
-    over_each_bus("killed-client", "a client killed with I/O in flight: its queue and its mappings are gone"),
-    over_each_bus("revoked-client", "a client that is revoked gets an error of one line; its neighbour goes on"),
-    over_each_bus("broker-restart", "a broker that is killed, and one that is stopped: the next one takes over"),
-    over_each_bus("numa", "a device on node 1: the broker reports the node and stays on its processors"),
-    over_each_bus("ordinary-user", "a user who owns the device's files and may pin memory serves without root"),
+    over_each_bus(
+        "write",
+        "what is written and flushed is in the image, and nothing else has changed",
+    ),
+    over_each_bus(
+        "interrupts",
+        "waiting without polling completes by MSI-X; the kernel counts the interrupts",
+    ),
+    over_each_bus(
+        "two-clients",
+        "two processes with queues and memory of their own, at the same time",
+    ),
+    over_each_bus(
+        "stray-dma",
+        "a command that points outside all mappings: fault in the kernel's log, data untouched",
+    ),
+    over_each_bus(
+        "killed-client",
+        "a client killed with I/O in flight: its queue and its mappings are gone",
+    ),
+    over_each_bus(
+        "revoked-client",
+        "a client that is revoked gets an error of one line; its neighbour goes on",
+    ),
+    over_each_bus(
+        "broker-restart",
+        "a broker that is killed, and one that is stopped: the next one takes over",
+    ),
+    over_each_bus(
+        "numa",
+        "a device on node 1: the broker reports the node and stays on its processors",
+    ),
+    over_each_bus(
+        "ordinary-user",
+        "a user who owns the device's files and may pin memory serves without root",
+    ),
     over_each_bus("memlock", "a limit on pinned memory that is too small: one line that names it"),
-    over_each_bus("slice", "tier paged: revoked under load where the kernel can, refused in one line where not"),
-    over_each_bus("edu", "a driver without queues: QEMU's edu device, its engine, its DMA, its interrupt"),
+    over_each_bus(
+        "slice",
+        "tier paged is refused in one line: QEMU's NVMe has every doorbell in one page",
+    ),
+    over_each_bus(
+        "edu",
+        "a driver without queues: QEMU's edu device, its engine, its DMA, its interrupt",
+    ),
     once(Site::Main, "operator", "bind, unbind, list and check on a live kernel"),
     once(Site::Main, "held", "a device that another driver holds: one line that says which"),
-    once(Site::Main, "not-viable", "a group with a device of another driver in it: one line that names it"),
+    once(
+        Site::Main,
+        "not-viable",
+        "a group with a device of another driver in it: one line that names it",
+    ),
     once(Site::Main, "released", "no process, no mapping and no file of a device is left"),
-    Proof { last: true, ..over_each_bus("unplug", "a device that is unplugged under load: every grant ends with an error of one line") },
+    Proof {
+        last: true,
+        ..over_each_bus(
+            "unplug",
+            "a device that is unplugged under load: every grant ends with an error of one line",
+        )
+    },
     once(Site::NoIommu, "no-iommu", "without an IOMMU the broker refuses in one line"),
-    once(Site::VirtioIommu, "no-remapping", "without interrupt remapping the broker refuses in one line"),
+    once(
+        Site::VirtioIommu,
+        "no-remapping",
+        "without interrupt remapping the broker refuses in one line",
+    ),
 ];
 
 /// A proof, by its name.
@@ -86,8 +139,16 @@ mod tests {
     #[test]
     fn names_are_unique_and_can_be_typed() {
         for (at, proof) in ALL.iter().enumerate() {
-            assert!(ALL.iter().skip(at + 1).all(|other| other.name != proof.name), "{}", proof.name);
-            assert!(proof.name.chars().all(|c| c.is_ascii_lowercase() || c == '-'), "{}", proof.name);
+            assert!(
+                ALL.iter().skip(at + 1).all(|other| other.name != proof.name),
+                "{}",
+                proof.name
+            );
+            assert!(
+                proof.name.chars().all(|c| c.is_ascii_lowercase() || c == '-'),
+                "{}",
+                proof.name
+            );
             assert_eq!(named(proof.name), Some(proof));
         }
         assert_eq!(named("no-such-proof"), None);

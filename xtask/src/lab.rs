@@ -38,7 +38,7 @@ pub(crate) struct Options {
     /// A kernel (bzImage), or a folder that holds some, instead of those that DOORBELL_LAB_KERNEL names
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
-    /// Which kernels: ready or built ones, or the one that Debian ships
+    /// Which kernels: those with everything built in, or the one that Debian ships
     #[arg(long, value_enum, default_value_t = Kernels::All)]
     kernels: Kernels,
     /// How often a guest goes through its plan: the second time finds what the first has not given back
@@ -86,7 +86,7 @@ enum Bus {
 enum Kernels {
     /// Both
     All,
-    /// Kernels with everything built in: ready ones, else one that is built once
+    /// Kernels with everything built in
     Ready,
     /// The kernel of this machine's Debian release
     Debian,
@@ -158,7 +158,8 @@ impl<'a> Lab<'a> {
             }
         }
         let logs = workspace.target.join("lab");
-        let accelerator = accelerator::choose(options.kvm, &qemu, kernels.first(), &programs, &logs)?;
+        let accelerator =
+            accelerator::choose(options.kvm, &qemu, kernels.first(), &programs, &logs)?;
         Ok(Self { options, qemu, accelerator, programs, logs, ready: kernels, skipped })
     }
 
@@ -201,7 +202,10 @@ impl<'a> Lab<'a> {
             machine: machine.name.to_owned(),
             programs: self.programs.display().to_string(),
             only: self.options.only.clone(),
-            bus: self.options.bus.and_then(|bus| Some(bus.to_possible_value()?.get_name().to_owned())),
+            bus: self
+                .options
+                .bus
+                .and_then(|bus| Some(bus.to_possible_value()?.get_name().to_owned())),
             rounds: self.options.rounds,
             shell: self.options.shell.clone(),
         };
@@ -216,8 +220,7 @@ impl<'a> Lab<'a> {
     }
 }
 
-/// Ready kernels: those given, those of the variable, else those of a folder `shared/lab` beside the checkout, else one
-/// that is built from Debian's source.
+/// Ready kernels: those given, those of the variable, else those of a folder `shared/lab` beside the checkout.
 fn ready(workspace: &Workspace, options: &Options) -> Result<Vec<Kernel>, LabError> {
     if let Some(place) = &options.kernel {
         return kernel::ready_at(place.clone().into_os_string());
@@ -239,7 +242,14 @@ fn debian(workspace: &Workspace) -> Result<Kernel, LabError> {
     // Linked statically, as nothing else is there when it runs; for a named target, so that what cargo itself runs
     // while it builds is not.
     build.env("RUSTFLAGS", "-C target-feature=+crt-static");
-    build.args(["build", "--package", "doorbell-lab", "--no-default-features", "--bin", "lab-init"]);
+    build.args([
+        "build",
+        "--package",
+        "doorbell-lab",
+        "--no-default-features",
+        "--bin",
+        "lab-init",
+    ]);
     build.args(["--target", TARGET]);
     exec::run_to_stderr(&mut build).map_err(|error| LabError::Failed(format!("{error:#}")))?;
     let init = workspace.target.join(TARGET).join("debug/lab-init");
@@ -251,7 +261,9 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Whether a site has a proof that was asked for.
 fn wanted(site: Site, only: &[String]) -> bool {
-    let named = |proof: &Proof| only.is_empty() || only.iter().any(|part| proof.name.contains(part.as_str()));
+    let named = |proof: &Proof| {
+        only.is_empty() || only.iter().any(|part| proof.name.contains(part.as_str()))
+    };
     proofs::ALL.iter().any(|proof| proof.site == site && named(proof))
 }
 
@@ -308,7 +320,8 @@ impl Report {
     }
 
     fn finish(self, as_json: bool) -> Result<Done> {
-        let passed = self.rows.iter().filter(|row| matches!(row.1.outcome, Outcome::Passed(_))).count();
+        let passed =
+            self.rows.iter().filter(|row| matches!(row.1.outcome, Outcome::Passed(_))).count();
         if as_json {
             let mut machines: BTreeMap<&str, Vec<&Proved>> = BTreeMap::new();
             for (title, proved) in &self.rows {

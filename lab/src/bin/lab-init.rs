@@ -51,7 +51,8 @@ fn become_the_guest() -> Result<(), Box<dyn Error>> {
 /// In the order of their names, which the host chose. A module that the kernel has already is fine, and one that it
 /// does not want says so on the console: what depends on it will fail by itself.
 fn load_modules() -> io::Result<()> {
-    let mut modules: Vec<_> = fs::read_dir("/modules")?.flatten().map(|entry| entry.path()).collect();
+    let mut modules: Vec<_> =
+        fs::read_dir("/modules")?.flatten().map(|entry| entry.path()).collect();
     modules.sort();
     for module in modules {
         match finit_module(fs::File::open(&module)?, c"", 0) {

@@ -30,7 +30,9 @@ pub fn mount_all() -> io::Result<()> {
         match mount(kind, place, kind, MountFlags::NOSUID, None) {
             Ok(()) | Err(rustix::io::Errno::BUSY) => {}
             Err(_) if kind == "debugfs" => {}
-            Err(error) => return Err(io::Error::other(format!("cannot mount {kind} at {place}: {error}"))),
+            Err(error) => {
+                return Err(io::Error::other(format!("cannot mount {kind} at {place}: {error}")));
+            }
         }
     }
     Ok(())

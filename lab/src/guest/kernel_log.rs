@@ -34,7 +34,8 @@ impl KernelLog {
             match self.file.read(&mut record) {
                 Ok(0) => break,
                 Ok(n) => {
-                    let record = String::from_utf8_lossy(record.get(..n).unwrap_or_default()).into_owned();
+                    let record =
+                        String::from_utf8_lossy(record.get(..n).unwrap_or_default()).into_owned();
                     let message = record.split_once(';').map_or(record.as_str(), |both| both.1);
                     self.text.push_str(message.lines().next().unwrap_or_default());
                     self.text.push('\n');
@@ -42,7 +43,8 @@ impl KernelLog {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // The ring went over records that nobody had read: go on with the oldest that is left.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::PIPE.raw_os_error()) => {}
+                Err(error)
+                    if error.raw_os_error() == Some(rustix::io::Errno::PIPE.raw_os_error()) => {}
                 Err(error) => return Err(error),
             }
         }

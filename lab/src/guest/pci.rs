@@ -90,7 +90,10 @@ impl Function {
         let held = self.driver();
         if held.as_deref() != Some(driver) {
             let held = held.unwrap_or_else(|| "no driver".to_owned());
-            return Err(io::Error::other(format!("{} is held by {held}, not by {driver}", self.address)));
+            return Err(io::Error::other(format!(
+                "{} is held by {held}, not by {driver}",
+                self.address
+            )));
         }
         Ok(())
     }
@@ -139,7 +142,9 @@ fn count(line: &str) -> u64 {
 }
 
 fn is_address(name: &str) -> bool {
-    name.len() == 12 && name.as_bytes().get(4) == Some(&b':') && name.as_bytes().get(10) == Some(&b'.')
+    name.len() == 12
+        && name.as_bytes().get(4) == Some(&b':')
+        && name.as_bytes().get(10) == Some(&b'.')
 }
 
 fn write(file: &Path, text: &str) -> io::Result<()> {
@@ -156,7 +161,10 @@ mod tests {
 
     #[test]
     fn interrupt_counts() {
-        assert_eq!(count(" 24:   5   7  IR-PCI-MSIX-0000:00:04.0  0-edge  vfio-msix[0](0000:00:04.0)"), 12);
+        assert_eq!(
+            count(" 24:   5   7  IR-PCI-MSIX-0000:00:04.0  0-edge  vfio-msix[0](0000:00:04.0)"),
+            12
+        );
         assert_eq!(count(""), 0);
         assert_eq!(count("NMI: x"), 0);
     }

@@ -46,7 +46,8 @@ impl Process {
     pub fn start(command: &mut Command, stem: &str) -> io::Result<Self> {
         let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
         let name = words.collect::<Vec<_>>().join(" ");
-        let (out, err) = (PathBuf::from(format!("/tmp/{stem}.out")), PathBuf::from(format!("/tmp/{stem}.err")));
+        let (out, err) =
+            (PathBuf::from(format!("/tmp/{stem}.out")), PathBuf::from(format!("/tmp/{stem}.err")));
         let child = command
             .stdin(Stdio::null())
             .stdout(File::create(&out)?)
@@ -96,7 +97,9 @@ impl Process {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let value = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         let value = value.and_then(|value| value.split_whitespace().next()?.parse().ok());
-        value.ok_or_else(|| io::Error::other(format!("no {field} in the status of process {}", self.pid())))
+        value.ok_or_else(|| {
+            io::Error::other(format!("no {field} in the status of process {}", self.pid()))
+        })
     }
 
     /// Waits for its end.

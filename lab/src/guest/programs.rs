@@ -38,7 +38,11 @@ impl Programs {
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.folder.join(program));
-        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/tmp").env("TMPDIR", "/tmp");
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", "/tmp")
+            .env("TMPDIR", "/tmp");
         command
     }
 
@@ -104,7 +108,10 @@ impl Programs {
         let before = rustix::process::getrlimit(Resource::Memlock);
         if let Some(bytes) = serve.memlock {
             // Root may raise the hard limit, where that is the lower one.
-            let limit = Rlimit { current: Some(bytes), maximum: before.maximum.map(|most| most.max(bytes)) };
+            let limit = Rlimit {
+                current: Some(bytes),
+                maximum: before.maximum.map(|most| most.max(bytes)),
+            };
             rustix::process::setrlimit(Resource::Memlock, limit)?;
         }
         let started = self.start(&mut command);
@@ -183,7 +190,9 @@ impl Broker {
         let ended = self.ask(programs, &["status", "--json"])?;
         let mut answer: Value = serde_json::from_slice(&ended.out).unwrap_or_default();
         let report = answer.pointer_mut("/0/report").map(Value::take);
-        report.ok_or_else(|| io::Error::other(format!("no report in the status: {}", ended.err.trim_end())))
+        report.ok_or_else(|| {
+            io::Error::other(format!("no report in the status: {}", ended.err.trim_end()))
+        })
     }
 
     /// Stops it as an operator does.
@@ -194,7 +203,11 @@ impl Broker {
         self.process.signal(Signal::TERM)?;
         let ended = self.process.wait()?;
         if !ended.status.success() {
-            return Err(io::Error::other(format!("the broker stopped with {}: {}", ended.status, ended.err.trim_end())));
+            return Err(io::Error::other(format!(
+                "the broker stopped with {}: {}",
+                ended.status,
+                ended.err.trim_end()
+            )));
         }
         Ok(())
     }

@@ -20,7 +20,8 @@ pub fn folder() -> Result<PathBuf> {
     let Some(folder) = set(VARIABLE).or_else(|| Some(users()?.join("doorbell/lab"))) else {
         return unavailable(format!("there is no folder to keep QEMU in: set {VARIABLE} or HOME"));
     };
-    fs::create_dir_all(&folder).map_err(|error| LabError::file("make the folder", &folder, error))?;
+    fs::create_dir_all(&folder)
+        .map_err(|error| LabError::file("make the folder", &folder, error))?;
     fs::canonicalize(&folder).map_err(|error| LabError::file("find", &folder, error))
 }
 

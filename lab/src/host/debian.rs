@@ -88,7 +88,9 @@ impl Apt {
     pub fn with(suite: Suite, package: &str) -> Result<Self> {
         for tool in ["apt-get", "dpkg-deb"] {
             if find_program(tool).is_none() {
-                return unavailable(format!("{package} is not here, and there is no {tool} to get it with"));
+                return unavailable(format!(
+                    "{package} is not here, and there is no {tool} to get it with"
+                ));
             }
         }
         let system = Self { suite, options: Vec::new() };
@@ -195,7 +197,11 @@ fn unpack_one(package: &Path, folder: &Path, files: &[&str]) -> Result<()> {
         command
     } else {
         let mut command = process::with_parent("sh");
-        command.args(["-c", r#"dpkg-deb --fsys-tarfile "$1" | { d=$2; shift 2; tar -x -C "$d" --wildcards "$@"; }"#, "sh"]);
+        command.args([
+            "-c",
+            r#"dpkg-deb --fsys-tarfile "$1" | { d=$2; shift 2; tar -x -C "$d" --wildcards "$@"; }"#,
+            "sh",
+        ]);
         command.arg(package).arg(folder).args(files);
         command
     };
@@ -215,7 +221,10 @@ mod tests {
     fn a_simulation_names_packages_and_versions() {
         let simulation = "Reading package lists...\nInst libfdt1 (1.6.1-4+b1 Debian:12.5/stable [amd64])\n\
             Inst qemu-system-common [1:7.0] (1:7.2+dfsg-7 Debian:12.5/stable [amd64])\nConf libfdt1 (1.6.1-4+b1 x)\n";
-        assert_eq!(installed_by(simulation), ["libfdt1=1.6.1-4+b1", "qemu-system-common=1:7.2+dfsg-7"]);
+        assert_eq!(
+            installed_by(simulation),
+            ["libfdt1=1.6.1-4+b1", "qemu-system-common=1:7.2+dfsg-7"]
+        );
         assert!(installed_by("Inst broken\nInst\n").is_empty());
     }
 }

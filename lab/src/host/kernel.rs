@@ -57,9 +57,8 @@ pub fn ready() -> Result<Vec<Kernel>> {
 /// If there is no kernel at that place.
 pub fn ready_at(place: OsString) -> Result<Vec<Kernel>> {
     let place = PathBuf::from(place);
-    let place = fs::canonicalize(&place).map_err(|error| {
-        LabError::Failed(format!("{} ({VARIABLE}): {error}", place.display()))
-    })?;
+    let place = fs::canonicalize(&place)
+        .map_err(|error| LabError::Failed(format!("{} ({VARIABLE}): {error}", place.display())))?;
     if place.is_file() {
         return Ok(vec![Kernel::built_in(place)?]);
     }

@@ -177,7 +177,8 @@ impl Machine {
     /// The kernel's command line, but for where its root is.
     pub(crate) fn command_line(&self) -> String {
         // The clock words: an emulator on a busy host is too slow for the kernel's own checks of its timers.
-        let mut line = "console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable nokaslr".to_owned();
+        let mut line =
+            "console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable nokaslr".to_owned();
         if self.iommu == Iommu::Vtd {
             line.push_str(" intel_iommu=on iommu=nopt");
         }

@@ -28,7 +28,8 @@ const FILES: [&str; 8] = [
 
 /// The modules that a guest needs. What they depend on is read from the modules themselves. A kernel that has one of
 /// them built in has no file of it.
-const MODULES: [&str; 6] = ["virtio_pci", "9pnet_virtio", "9p", "nvme", "vfio_iommu_type1", "vfio_pci"];
+const MODULES: [&str; 6] =
+    ["virtio_pci", "9pnet_virtio", "9p", "nvme", "vfio_iommu_type1", "vfio_pci"];
 
 /// The kernel of this machine's Debian release, fetched once, with an initramfs written into `folder` whose first
 /// program is `init`.
@@ -40,7 +41,8 @@ pub fn debian(init: &Path, folder: &Path) -> Result<Kernel> {
     cache::keep(&kept, |work| {
         eprintln!("  fetching Debian's kernel into {} (once)", kept.display());
         let is_image = |name: &str| {
-            name.strip_prefix("linux-image-").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+            name.strip_prefix("linux-image-")
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
         };
         Apt::with(Suite::ThisMachine, PACKAGE)?.unpack(PACKAGE, is_image, work, &FILES)
     })?;
@@ -62,7 +64,11 @@ pub fn debian(init: &Path, folder: &Path) -> Result<Kernel> {
     }
     archive.file("init", 0o755, &read(init)?);
     for (at, module) in ordered.iter().enumerate() {
-        archive.file(&format!("modules/{at:03}-{}.ko", name(module)), 0o644, &module_bytes(module)?);
+        archive.file(
+            &format!("modules/{at:03}-{}.ko", name(module)),
+            0o644,
+            &module_bytes(module)?,
+        );
     }
     let initramfs = folder.join(format!("initramfs-{release}.cpio"));
     fs::create_dir_all(folder).map_err(|error| LabError::file("make the folder", folder, error))?;
@@ -104,7 +110,10 @@ fn module_bytes(path: &Path) -> Result<Vec<u8>> {
     let plain = tempfile::NamedTempFile::new()
         .map_err(|error| LabError::Failed(format!("cannot make a file: {error}")))?;
     let mut command = process::with_parent("sh");
-    command.args(["-c", r#"xz --decompress --stdout "$1" > "$2""#, "sh"]).arg(path).arg(plain.path());
+    command
+        .args(["-c", r#"xz --decompress --stdout "$1" > "$2""#, "sh"])
+        .arg(path)
+        .arg(plain.path());
     let ended = process::run(&mut command, Duration::from_secs(60))?;
     if !ended.status.success() {
         return failed(format!("{} cannot be decompressed: {}", path.display(), ended.complaint()));
@@ -140,7 +149,9 @@ impl Modules {
                 ordered.push(path.clone());
             } else if seen.insert(name.clone()) {
                 todo.push((name, true));
-                todo.extend(dependencies(&module_bytes(path)?).into_iter().map(|name| (name, false)));
+                todo.extend(
+                    dependencies(&module_bytes(path)?).into_iter().map(|name| (name, false)),
+                );
             }
         }
         Ok(ordered)
@@ -150,7 +161,9 @@ impl Modules {
 /// The names after `depends=` in a module's `.modinfo` section, which is text that ends with zero bytes.
 fn dependencies(module: &[u8]) -> Vec<String> {
     const KEY: &[u8] = b"\0depends=";
-    let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else { return Vec::new() };
+    let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {
+        return Vec::new();
+    };
     let text = module.get(at + KEY.len()..).unwrap_or_default();
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
     let text = String::from_utf8_lossy(text);
@@ -176,7 +189,8 @@ impl Archive {
     fn entry(&mut self, name: &str, mode: u32, data: &[u8]) {
         self.entries += 1;
         // Inode, mode, owner, group, links, time, size, device (2), its own device (2), length of the name, checksum.
-        let fields = [self.entries, mode, 0, 0, 1, 0, len(data.len()), 0, 0, 0, 0, len(name.len() + 1), 0];
+        let fields =
+            [self.entries, mode, 0, 0, 1, 0, len(data.len()), 0, 0, 0, 0, len(name.len() + 1), 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
             self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
@@ -211,7 +225,9 @@ mod tests {
     #[test]
     fn a_module_comes_after_what_it_depends_on() {
         let folder = tempfile::tempdir().unwrap();
-        for (name, depends) in [("vfio-pci", "vfio-core,vfio"), ("vfio_core", "vfio"), ("vfio", ""), ("x", "")] {
+        for (name, depends) in
+            [("vfio-pci", "vfio-core,vfio"), ("vfio_core", "vfio"), ("vfio", ""), ("x", "")]
+        {
             let text = format!("ELF\0license=GPL\0depends={depends}\0retpoline=Y\0");
             fs::write(folder.path().join(format!("{name}.ko")), text).unwrap();
         }

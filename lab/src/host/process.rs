@@ -77,7 +77,9 @@ pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
             Ok(Some(status)) => return Ok(Some(status)),
             Ok(None) if begin.elapsed() >= limit => return Ok(None),
             Ok(None) => thread::sleep(LOOK),
-            Err(error) => return failed(format!("cannot wait for process {}: {error}", child.id())),
+            Err(error) => {
+                return failed(format!("cannot wait for process {}: {error}", child.id()));
+            }
         }
     }
 }

@@ -24,7 +24,15 @@ pub struct Needs {
 /// For the guests of the lab's plan: virtual functions came with 7.1.
 pub const LAB: Needs = Needs {
     version: (7, 1),
-    devices: &["intel-iommu", "virtio-iommu-pci", "nvme", "nvme-subsys", "edu", "virtio-9p-pci", "pxb-pcie"],
+    devices: &[
+        "intel-iommu",
+        "virtio-iommu-pci",
+        "nvme",
+        "nvme-subsys",
+        "edu",
+        "virtio-9p-pci",
+        "pxb-pcie",
+    ],
     suite: Suite::ThisMachine,
 };
 
@@ -125,7 +133,8 @@ impl Qemu {
     #[must_use]
     pub fn command(&self) -> Command {
         let mut words = self.words.iter();
-        let mut command = process::with_parent(words.next().map_or(OsStr::new(PROGRAM), |word| word));
+        let mut command =
+            process::with_parent(words.next().map_or(OsStr::new(PROGRAM), |word| word));
         command.args(words);
         if let Some(libraries) = &self.libraries {
             command.env("LD_LIBRARY_PATH", libraries);
@@ -166,7 +175,10 @@ mod tests {
 
     #[test]
     fn versions() {
-        assert_eq!(version_in("QEMU emulator version 7.2.22 (Debian 1:7.2)\nCopyright"), Some((7, 2)));
+        assert_eq!(
+            version_in("QEMU emulator version 7.2.22 (Debian 1:7.2)\nCopyright"),
+            Some((7, 2))
+        );
         assert_eq!(version_in("QEMU emulator version 11.1.3\n"), Some((11, 1)));
         for strange in ["", "QEMU", "QEMU emulator version x", "version 7"] {
             assert_eq!(version_in(strange), None, "{strange}");

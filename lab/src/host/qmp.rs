@@ -51,7 +51,8 @@ impl Qmp {
                 return Ok(value.clone());
             }
             if let Some(error) = answer.get("error") {
-                let said = error.get("desc").and_then(Value::as_str).unwrap_or("it does not say why");
+                let said =
+                    error.get("desc").and_then(Value::as_str).unwrap_or("it does not say why");
                 return failed(format!("QEMU refuses {command}: {said}"));
             }
         }
@@ -63,8 +64,9 @@ impl Qmp {
         let got = self.stream.by_ref().take(MAX_LINE).read_line(&mut line);
         match got {
             Ok(0) => failed("QEMU closed its monitor"),
-            Ok(_) => serde_json::from_str(&line)
-                .map_err(|error| LabError::Failed(format!("QEMU's monitor says {line:?}: {error}"))),
+            Ok(_) => serde_json::from_str(&line).map_err(|error| {
+                LabError::Failed(format!("QEMU's monitor says {line:?}: {error}"))
+            }),
             Err(error) => failed(format!("QEMU's monitor does not answer: {error}")),
         }
     }
@@ -86,7 +88,9 @@ pub(crate) fn accept(
                 stream.set_nonblocking(false).map_err(fail)?;
                 return Ok(stream);
             }
-            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return Err(fail(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
+                return Err(fail(error));
+            }
             Err(_) if !alive() => return failed(format!("{whose}: QEMU has ended")),
             Err(_) if begin.elapsed() >= limit => {
                 return failed(format!("{whose}: no connection within {} s", limit.as_secs()));

@@ -71,21 +71,23 @@ impl Guest {
     /// # Errors
     /// If anything of this fails; the message ends with the last lines of the console.
     pub fn boot(machine: &Machine, boot: &Boot<'_>) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("doorbell-lab-")
-            .tempdir()
-            .map_err(|error| LabError::Failed(format!("cannot make a temporary folder: {error}")))?;
+        let folder =
+            tempfile::Builder::new().prefix("doorbell-lab-").tempdir().map_err(|error| {
+                LabError::Failed(format!("cannot make a temporary folder: {error}"))
+            })?;
         machine.make_images(folder.path())?;
         let (port, monitor) = (folder.path().join("port"), folder.path().join("monitor"));
         let (port_listener, monitor_listener) = (qmp::listen(&port)?, qmp::listen(&monitor)?);
         if let Some(parent) = boot.console.parent() {
-            fs::create_dir_all(parent).map_err(|error| LabError::file("make the folder", parent, error))?;
+            fs::create_dir_all(parent)
+                .map_err(|error| LabError::file("make the folder", parent, error))?;
         }
         let mut command = boot.qemu.command();
         command.args(machine.arguments(folder.path()));
         common_arguments(&mut command, machine, boot, &port, &monitor);
         let complaints = folder.path().join("qemu.log");
-        let log = File::create(&complaints).map_err(|error| LabError::file("write", &complaints, error))?;
+        let log = File::create(&complaints)
+            .map_err(|error| LabError::file("write", &complaints, error))?;
         let child = command.stdout(Stdio::null()).stderr(log).spawn();
         let child = RefCell::new(
             child.map_err(|error| LabError::Failed(format!("cannot start QEMU: {error}")))?,
@@ -119,7 +121,9 @@ impl Guest {
         };
         match guest.next(limit)? {
             Some(FromGuest::Alive(release)) => guest.release = release,
-            other => return failed(guest.about(&format!("the guest's first message is {other:?}"))),
+            other => {
+                return failed(guest.about(&format!("the guest's first message is {other:?}")));
+            }
         }
         Ok(guest)
     }
@@ -148,12 +152,14 @@ impl Guest {
                 return failed(self.about(&format!("the guest was silent for {waited} s")));
             }
             let mut bytes = [0; 4096];
-            let port = |error: std::io::Error| LabError::Failed(format!("the guest's port: {error}"));
+            let port =
+                |error: std::io::Error| LabError::Failed(format!("the guest's port: {error}"));
             self.port.set_read_timeout(Some(left)).map_err(port)?;
             match self.port.read(&mut bytes) {
                 Ok(0) => return Ok(None),
                 Ok(n) => self.partial.extend_from_slice(bytes.get(..n).unwrap_or_default()),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
                 Err(error) => return Err(port(error)),
@@ -224,7 +230,8 @@ impl Guest {
     pub fn about(&self, what: &str) -> String {
         let text = fs::read(&self.console).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<_> =
+            text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
         let tail = lines.get(lines.len().saturating_sub(CONSOLE_LINES)..).unwrap_or_default();
         eprintln!("  the guest's console ends with:");
         for line in tail {
@@ -267,7 +274,9 @@ fn common_arguments(
         Accelerator::Tcg => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
         Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
     };
-    let value = |prefix: &str, path: &Path| format!("{prefix}{}", path.display().to_string().replace(',', ",,"));
+    let value = |prefix: &str, path: &Path| {
+        format!("{prefix}{}", path.display().to_string().replace(',', ",,"))
+    };
     command.arg("-serial").arg(value("file:", boot.console));
     command.arg("-serial").arg(value("unix:", port));
     command.arg("-qmp").arg(value("unix:", monitor));
@@ -286,7 +295,9 @@ fn common_arguments(
             line.push_str(&format!(" lab.init={}", boot.init.display()));
         }
         None => {
-            line.push_str(" root=rootfs rootfstype=9p rootflags=trans=virtio,version=9p2000.L,cache=loose ro");
+            line.push_str(
+                " root=rootfs rootfstype=9p rootflags=trans=virtio,version=9p2000.L,cache=loose ro",
+            );
             line.push_str(&format!(" init={}", boot.init.display()));
         }
     }

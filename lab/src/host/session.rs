@@ -47,7 +47,9 @@ pub fn run(
                 progress(&proved);
                 session.proofs.push(proved);
             }
-            Some(FromGuest::Alive(_)) => return failed(guest.about("the guest has started a second time")),
+            Some(FromGuest::Alive(_)) => {
+                return failed(guest.about("the guest has started a second time"));
+            }
             None => return failed(guest.about(&format!("the guest ended during {current}"))),
         }
     }
@@ -57,7 +59,8 @@ pub fn run(
         Err(error) => Outcome::Failed(error.to_string()),
     };
     let name = "image".to_owned();
-    let image = Proved { name, bus: None, round: rounds, outcome, seconds: 0.0, log: String::new() };
+    let image =
+        Proved { name, bus: None, round: rounds, outcome, seconds: 0.0, log: String::new() };
     progress(&image);
     session.proofs.push(image);
     Ok(session)
@@ -72,10 +75,14 @@ fn compare(machine: &Machine, images: &Images, wrote: &[Wrote]) -> Result<String
         let data = fs::read(&path).map_err(|error| LabError::file("read", &path, error))?;
         let ours: Vec<_> = wrote.iter().filter(|wrote| wrote.disk == disk.name).collect();
         for (lba, block) in (0_u64..).zip(data.chunks(pattern::BLOCK)) {
-            let writer = ours.iter().rev().find(|wrote| (wrote.lba..wrote.lba + wrote.blocks).contains(&lba));
+            let writer = ours
+                .iter()
+                .rev()
+                .find(|wrote| (wrote.lba..wrote.lba + wrote.blocks).contains(&lba));
             let seed = writer.map_or(disk.seed, |wrote| wrote.seed);
             if block != pattern::block(seed, lba) {
-                let was = if writer.is_some() { "does not hold what was written" } else { "has changed" };
+                let was =
+                    if writer.is_some() { "does not hold what was written" } else { "has changed" };
                 return failed(format!("disk {}: block {lba} {was}", disk.name));
             }
             compared += 1;

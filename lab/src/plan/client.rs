@@ -40,7 +40,9 @@ pub fn main() -> i32 {
 
 async fn run(words: &[OsString]) -> Said {
     let [role, socket, numbers @ ..] = words else {
-        return Err("lab-guest is the first program of a guest; start it by `cargo xtask lab`".into());
+        return Err(
+            "lab-guest is the first program of a guest; start it by `cargo xtask lab`".into()
+        );
     };
     let numbers = numbers
         .iter()
@@ -78,7 +80,14 @@ fn tier_of(number: u64) -> Result<Tier, String> {
 }
 
 /// Writes a pattern, flushes, reads it back and compares, again and again.
-async fn work(client: &Client, spec: QueueSpec, lba: u64, blocks: u64, seed: u64, rounds: u64) -> Said {
+async fn work(
+    client: &Client,
+    spec: QueueSpec,
+    lba: u64,
+    blocks: u64,
+    seed: u64,
+    rounds: u64,
+) -> Said {
     let nvme = Nvme::claim(client, spec).await?;
     let (queue, tier) = (nvme.queue().id(), nvme.queue().tier());
     let ns = nvme.namespace(1)?;

@@ -65,7 +65,11 @@ pub(super) fn busy(cx: &mut Cx<'_>, broker: &Broker) -> Result<Process, Trouble>
 }
 
 /// Waits until a client holds a queue.
-pub(super) fn session_with_queue(cx: &mut Cx<'_>, broker: &Broker, pid: i32) -> Result<(), Trouble> {
+pub(super) fn session_with_queue(
+    cx: &mut Cx<'_>,
+    broker: &Broker,
+    pid: i32,
+) -> Result<(), Trouble> {
     Ok(until("a client to hold a queue", || {
         let status = broker.status(&mut cx.programs)?;
         Ok(session_of(&status, pid).is_some_and(|session| holds_queue(&session)).then_some(()))

@@ -53,7 +53,12 @@ pub(super) struct Cx<'p> {
 }
 
 impl<'p> Cx<'p> {
-    pub(super) fn new(job: &Job, bus: Option<&'static str>, round: u32, port: &'p mut Port) -> Self {
+    pub(super) fn new(
+        job: &Job,
+        bus: Option<&'static str>,
+        round: u32,
+        port: &'p mut Port,
+    ) -> Self {
         Self { programs: Programs::new(&job.programs), round, bus, port }
     }
 
@@ -135,7 +140,10 @@ fn outputs() -> Vec<(String, String)> {
     for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with("process-") {
             let said = fs::read(entry.path()).unwrap_or_default();
-            files.push((entry.path().display().to_string(), String::from_utf8_lossy(&said).into_owned()));
+            files.push((
+                entry.path().display().to_string(),
+                String::from_utf8_lossy(&said).into_owned(),
+            ));
         }
     }
     files.sort();
@@ -147,7 +155,12 @@ pub(super) fn succeeded(ended: Ended) -> Result<Ended, Trouble> {
     if ended.status.success() {
         return Ok(ended);
     }
-    Err(Trouble::Failed(format!("`doorbell {}` ended with {}: {}", ended.name, ended.status, ended.err.trim_end())))
+    Err(Trouble::Failed(format!(
+        "`doorbell {}` ended with {}: {}",
+        ended.name,
+        ended.status,
+        ended.err.trim_end()
+    )))
 }
 
 /// Checks that a command failed with one line that has every one of `parts` in it.

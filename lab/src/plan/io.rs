@@ -96,7 +96,9 @@ pub(super) fn compare(seed: u64, lba: u64, blocks: u64, data: &[u8]) -> Result<(
     let want = usize::try_from(blocks).unwrap_or(usize::MAX).saturating_mul(pattern::BLOCK);
     check(data.len() == want, || format!("{} bytes were read, not {want}", data.len()))?;
     let different = pattern::first_difference(seed, lba, data);
-    check(different.is_none(), || format!("block {} differs from the image", different.unwrap_or(0)))
+    check(different.is_none(), || {
+        format!("block {} differs from the image", different.unwrap_or(0))
+    })
 }
 
 pub(super) fn write(cx: &mut Cx<'_>) -> Verdict {

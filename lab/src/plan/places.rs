@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::clients::{busy, client};
@@ -21,7 +22,8 @@ const NVME_CLASS: &str = "0x010802";
 /// The controller on NUMA node 1.
 fn far() -> Option<Function> {
     let entries = fs::read_dir("/sys/bus/pci/devices").ok()?;
-    let functions = entries.flatten().map(|entry| Function::at(entry.file_name().to_string_lossy()));
+    let functions =
+        entries.flatten().map(|entry| Function::at(entry.file_name().to_string_lossy()));
     let is = |function: &Function, name: &str, value: &str| {
         function.attribute(name).is_ok_and(|found| found == value)
     };
@@ -65,13 +67,17 @@ pub(super) fn unplug(cx: &mut Cx<'_>) -> Verdict {
     let said = refused(&client.wait()?, &[])?;
     // A broker without a device either ends by itself, or tells what became of it until it is stopped. The kernel lets
     // go of the device when the broker's last file of it is closed, and not before.
+    until("the broker to end, or to say that the device is gone", || {
+        if !broker.process.runs() {
+            return Ok(Some(()));
+        }
+        let ended = broker.ask(&mut cx.programs, &["status"])?;
+        Ok(String::from_utf8_lossy(&ended.out).contains("OUT OF SERVICE").then_some(()))
+    })?;
     if broker.process.runs() {
-        until("the broker to say that the device is gone", || {
-            let ended = broker.ask(&mut cx.programs, &["status"])?;
-            Ok(String::from_utf8_lossy(&ended.out).contains("OUT OF SERVICE").then_some(()))
-        })?;
-        broker.stop()?;
+        broker.process.signal(Signal::TERM)?;
     }
+    drop(broker.process.wait()?);
     until("the kernel to let go of the device", || Ok((!slot.exists()).then_some(())))?;
     // For the next turn, and to see that the slot can be used again.
     cx.host(Request::Plug(name.to_owned()))?;
@@ -138,9 +144,11 @@ fn block_device(function: &Function) -> Result<PathBuf, Trouble> {
     let nvme = function.folder().join("nvme");
     let found = until("the kernel's block device", || {
         let controllers = fs::read_dir(&nvme).into_iter().flatten().flatten();
-        let entries = controllers.flat_map(|one| fs::read_dir(one.path()).into_iter().flatten().flatten());
+        let entries =
+            controllers.flat_map(|one| fs::read_dir(one.path()).into_iter().flatten().flatten());
         let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        Ok(names.find(|name| name.starts_with("nvme") && name.contains('n') && name.ends_with("n1")))
+        Ok(names
+            .find(|name| name.starts_with("nvme") && name.contains('n') && name.ends_with("n1")))
     })?;
     // A controller of a subsystem shows `nvme0c1n1` here, and the device is `nvme0n1`.
     let (head, namespace) = found.split_once('c').map_or((found.as_str(), ""), |(head, rest)| {

@@ -37,9 +37,13 @@ fn refused_over_each_bus(cx: &mut Cx<'_>, address: &str, parts: &[&str]) -> Verd
 
 pub(super) fn held(cx: &mut Cx<'_>) -> Verdict {
     let twin = Function::at(TWIN);
-    check(twin.driver().as_deref() == Some(KERNELS), || format!("{TWIN} is with {:?}", twin.driver()))?;
+    check(twin.driver().as_deref() == Some(KERNELS), || {
+        format!("{TWIN} is with {:?}", twin.driver())
+    })?;
     let said = refused_over_each_bus(cx, TWIN, &[TWIN, KERNELS, "doorbell bind"])?;
-    check(twin.driver().as_deref() == Some(KERNELS), || "it is with the driver no longer".to_owned())?;
+    check(twin.driver().as_deref() == Some(KERNELS), || {
+        "it is with the driver no longer".to_owned()
+    })?;
     Ok(said)
 }
 
@@ -124,7 +128,8 @@ pub(super) fn memlock(cx: &mut Cx<'_>) -> Verdict {
         }
     };
     hand_over(cx, &disk(), 0)?;
-    let names_it = said.contains("memlock") || said.contains("RLIMIT_MEMLOCK") || said.contains("ulimit");
+    let names_it =
+        said.contains("memlock") || said.contains("RLIMIT_MEMLOCK") || said.contains("ulimit");
     check(names_it, || format!("the limit on pinned memory is not named: {said}"))?;
     Ok(said)
 }

@@ -57,7 +57,10 @@ pub(super) fn open(site: &Site, files: Files) -> Result<Opened, Problem> {
         let step = "binding the device to iommufd (VFIO_DEVICE_BIND_IOMMUFD)";
         let foreign = sysfs::foreign(Path::new(sysfs::SYSFS), site.group);
         match error.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::BUSY) if !foreign.is_empty() => problem(step, not_viable(site)),
+            // Kernels differ in which of the two they say.
+            Some(Errno::BUSY | Errno::PERM) if !foreign.is_empty() => {
+                problem(step, not_viable(site))
+            }
             // The group's file and the device's exclude each other.
             Some(Errno::BUSY) => problem(step, busy(&super::container::group_file(site.group))),
             Some(Errno::INVAL) => problem(step, busy(&path)),
