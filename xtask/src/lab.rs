@@ -38,7 +38,7 @@ pub(crate) struct Options {
     /// A kernel (bzImage), or a folder that holds some, instead of those that DOORBELL_LAB_KERNEL names
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
-    /// Which kernels: ready or built ones, or the one that Debian ships
+    /// Which kernels: those with everything built in, or the one that Debian ships
     #[arg(long, value_enum, default_value_t = Kernels::All)]
     kernels: Kernels,
     /// How often a guest goes through its plan: the second time finds what the first has not given back
@@ -86,7 +86,7 @@ enum Bus {
 enum Kernels {
     /// Both
     All,
-    /// Kernels with everything built in: ready ones, else one that is built once
+    /// Kernels with everything built in
     Ready,
     /// The kernel of this machine's Debian release
     Debian,
@@ -220,8 +220,7 @@ impl<'a> Lab<'a> {
     }
 }
 
-/// Ready kernels: those given, those of the variable, else those of a folder `shared/lab` beside the checkout, else one
-/// that is built from Debian's source.
+/// Ready kernels: those given, those of the variable, else those of a folder `shared/lab` beside the checkout.
 fn ready(workspace: &Workspace, options: &Options) -> Result<Vec<Kernel>, LabError> {
     if let Some(place) = &options.kernel {
         return kernel::ready_at(place.clone().into_os_string());
@@ -254,7 +253,7 @@ fn debian(workspace: &Workspace) -> Result<Kernel, LabError> {
     build.args(["--target", TARGET]);
     exec::run_to_stderr(&mut build).map_err(|error| LabError::Failed(format!("{error:#}")))?;
     let init = workspace.target.join(TARGET).join("debug/lab-init");
-    doorbell_lab::host::modular::debian(&init)
+    doorbell_lab::host::modular::debian(&init, &workspace.target.join("lab"))
 }
 
 /// The lab's guests are of this kind.

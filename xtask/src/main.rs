@@ -76,8 +76,8 @@ enum Command {
     /// Boot the virtual lab: a Linux guest whose kernel hands devices to the broker, by VFIO and iommufd
     ///
     /// No root and no hardware is needed. QEMU is the one on PATH, or Debian's packages unpacked into a cache folder; the
-    /// kernel is what DOORBELL_LAB_KERNEL names (a bzImage, or a folder that holds some), else one that is built once
-    /// from Debian's source. Something that cannot be had is a skip, in one line.
+    /// kernels are what DOORBELL_LAB_KERNEL names (a bzImage, or a folder that holds some), and Debian's own. Something
+    /// that cannot be had is a skip, in one line.
     Lab(lab::Options),
     /// Run all tests, then the slower gates: fmt, clippy, docs, features, the book, licences, the lab
     ///

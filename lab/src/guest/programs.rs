@@ -107,7 +107,11 @@ impl Programs {
         // A child has the limits of its parent; the parent's come back once it runs.
         let before = rustix::process::getrlimit(Resource::Memlock);
         if let Some(bytes) = serve.memlock {
-            let limit = Rlimit { current: Some(bytes), maximum: before.maximum };
+            // Root may raise the hard limit, where that is the lower one.
+            let limit = Rlimit {
+                current: Some(bytes),
+                maximum: before.maximum.map(|most| most.max(bytes)),
+            };
             rustix::process::setrlimit(Resource::Memlock, limit)?;
         }
         let started = self.start(&mut command);

@@ -1,14 +1,17 @@
-//! A kernel built from Debian's source.
+//! Where a kernel with everything built in comes from if none was named.
 
 use std::path::Path;
 
 use crate::error::{Result, unavailable};
-use crate::host::kernel::Kernel;
+use crate::host::kernel::{Kernel, VARIABLE};
 
-/// x
+/// There is none: building one from `fragment` is left to a person, as `lab/README.md` describes it.
 ///
 /// # Errors
-/// x
-pub fn built(_fragment: &Path) -> Result<Kernel> {
-    unavailable("no kernel: set DOORBELL_LAB_KERNEL")
+/// Always [`LabError::Unavailable`](crate::LabError::Unavailable), with what to do.
+pub fn built(fragment: &Path) -> Result<Kernel> {
+    unavailable(format!(
+        "no kernel with iommufd was named: build one with {} (lab/README.md says how) and set {VARIABLE} to it",
+        fragment.display()
+    ))
 }

@@ -184,13 +184,24 @@ impl Guest {
     pub fn serve(&mut self, request: &Request) -> Result<()> {
         let done = match request {
             Request::Unplug(id) => self.qmp.execute("device_del", &json!({ "id": id })),
-            Request::Plug(id) => self.qmp.execute(
-                "device_add",
-                &json!({ "driver": "nvme", "id": id, "serial": id, "drive": format!("{id}-drive"),
-                         "bus": format!("{id}-port") }),
-            ),
+            Request::Plug(id) => self.plug(id),
         };
         self.send(&ToGuest::Done(done.map(|_| ()).map_err(|error| error.to_string())))
+    }
+
+    /// Fills a slot again. The guest lets go of a device before QEMU does, so that is waited for.
+    fn plug(&mut self, id: &str) -> Result<serde_json::Value> {
+        let begin = Instant::now();
+        let folder = json!({ "path": "/machine/peripheral" });
+        while self.qmp.execute("qom-list", &folder)?.to_string().contains(&format!("\"{id}\"")) {
+            if begin.elapsed() >= END_LIMIT {
+                return failed(format!("QEMU still has the device {id} that was unplugged"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let device = json!({ "driver": "nvme", "id": id, "serial": id, "drive": format!("{id}-drive"),
+                             "bus": format!("{id}-port") });
+        self.qmp.execute("device_add", &device)
     }
 
     /// The monitor.

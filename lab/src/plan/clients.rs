@@ -59,16 +59,21 @@ pub(super) fn client(
 pub(super) fn busy(cx: &mut Cx<'_>, broker: &Broker) -> Result<Process, Trouble> {
     let mut command =
         broker.command(&cx.programs, &["bench", "--depth", "16", "--seconds", "3600"]);
-    let mut process = cx.programs.start(&mut command)?;
-    let pid = process.pid();
-    until("a client to hold a queue", || {
-        if !process.runs() {
-            return Err(std::io::Error::other(format!("the client ended: {}", process.err())));
-        }
+    let process = cx.programs.start(&mut command)?;
+    session_with_queue(cx, broker, process.pid())?;
+    Ok(process)
+}
+
+/// Waits until a client holds a queue.
+pub(super) fn session_with_queue(
+    cx: &mut Cx<'_>,
+    broker: &Broker,
+    pid: i32,
+) -> Result<(), Trouble> {
+    Ok(until("a client to hold a queue", || {
         let status = broker.status(&mut cx.programs)?;
         Ok(session_of(&status, pid).is_some_and(|session| holds_queue(&session)).then_some(()))
-    })?;
-    Ok(process)
+    })?)
 }
 
 fn session_of(status: &Value, pid: i32) -> Option<Value> {
@@ -89,13 +94,13 @@ fn pinned(broker: &Broker) -> Result<u64, Trouble> {
 pub(super) fn interrupts(cx: &mut Cx<'_>) -> Verdict {
     let broker = cx.serve(&disk())?;
     let before = disk().interrupts()?;
-    let (lba, seed, rounds) = (FIRST, 0x3000 + cx.turn(), 8);
+    let (lba, seed, rounds) = (FIRST, 0x3000 + cx.turn(), 16);
     let client = client(cx, &broker, "sleep", &[lba, seed, rounds])?;
     succeeded(client.wait()?)?;
     let risen = disk().interrupts()?.saturating_sub(before);
     cx.wrote(Wrote { disk: DISK_NAME.to_owned(), lba, blocks: 16, seed })?;
-    // Its own queue's vector; three commands a round, whose interrupts may be merged.
-    check(risen >= rounds, || format!("the kernel counted {risen} interrupts in {rounds} rounds"))?;
+    // Its queue's vector. Not one for each command: a completion that is there at the first look needs none.
+    check(risen > 0, || format!("the kernel counted no interrupt in {rounds} rounds"))?;
     broker.stop()?;
     Ok(format!("{risen} interrupts counted"))
 }

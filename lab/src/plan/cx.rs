@@ -32,6 +32,12 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// Whether the running kernel has what a bus needs.
+pub(super) fn kernel_offers(bus: &str) -> bool {
+    let file = if bus == "cdev" { "/dev/iommu" } else { "/dev/vfio/vfio" };
+    Path::new(file).exists()
+}
+
 /// A proof fails unless `is` holds.
 pub(super) fn check(is: bool, otherwise: impl FnOnce() -> String) -> Result<(), Trouble> {
     if is { Ok(()) } else { Err(Trouble::Failed(otherwise())) }
@@ -59,12 +65,6 @@ impl<'p> Cx<'p> {
     /// The bus of this proof; for proofs that are done over each.
     pub(super) fn bus(&self) -> &'static str {
         self.bus.unwrap_or("container")
-    }
-
-    /// Whether the running kernel has what a bus needs.
-    pub(super) fn kernel_offers(&self, bus: &str) -> bool {
-        let file = if bus == "cdev" { "/dev/iommu" } else { "/dev/vfio/vfio" };
-        Path::new(file).exists()
     }
 
     /// A number that differs between buses and rounds: proofs that write use blocks and seeds of their own.

@@ -7,6 +7,7 @@ mod io;
 mod kernel;
 mod places;
 mod refusals;
+mod slices;
 
 use std::io as std_io;
 use std::time::Instant;
@@ -32,7 +33,8 @@ pub fn run(job: &Job, port: &mut Port) -> std_io::Result<()> {
                 continue;
             }
             for bus in BUSES {
-                if job.bus.as_deref().is_none_or(|only| only == bus) {
+                // Which buses there must be, the proof `kernel` says.
+                if job.bus.as_deref().is_none_or(|only| only == bus) && cx::kernel_offers(bus) {
                     prove(proof, Some(bus), round, job, port)?;
                 }
             }
@@ -57,11 +59,7 @@ fn prove(
     port.send(&FromGuest::Begin(proof.name.to_owned()))?;
     let begin = Instant::now();
     let mut cx = Cx::new(job, bus, round, port);
-    let verdict = if bus.is_some_and(|bus| !cx.kernel_offers(bus)) {
-        Err(Trouble::Skipped("this kernel does not offer the bus".to_owned()))
-    } else {
-        perform(proof.name, &mut cx)
-    };
+    let verdict = perform(proof.name, &mut cx);
     let log = if matches!(verdict, Err(Trouble::Failed(_))) { cx.logs() } else { String::new() };
     cx.clean_up();
     let outcome = match verdict {
@@ -95,6 +93,8 @@ fn perform(name: &str, cx: &mut Cx<'_>) -> Verdict {
         "numa" => places::numa(cx),
         "ordinary-user" => refusals::ordinary_user(cx),
         "memlock" => refusals::memlock(cx),
+        "operator" => places::operator(cx),
+        "slice" => slices::slice(cx),
         "edu" => refusals::edu(cx),
         "held" => refusals::held(cx),
         "not-viable" => refusals::not_viable(cx),
@@ -102,6 +102,6 @@ fn perform(name: &str, cx: &mut Cx<'_>) -> Verdict {
         "unplug" => places::unplug(cx),
         "no-iommu" => refusals::no_iommu(cx),
         "no-remapping" => refusals::no_remapping(cx),
-        other => Err(Trouble::Skipped(format!("{other} is not in this plan yet"))),
+        other => Err(Trouble::Failed(format!("the plan has no proof {other}"))),
     }
 }

@@ -1,7 +1,9 @@
 //! Where a device is: on a node of its own, in a slot that can be emptied.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::clients::{busy, client};
@@ -63,14 +65,20 @@ pub(super) fn unplug(cx: &mut Cx<'_>) -> Verdict {
     let client = busy(cx, &broker)?;
     cx.host(Request::Unplug(name.to_owned()))?;
     let said = refused(&client.wait()?, &[])?;
-    until("the kernel to let go of the device", || Ok((!slot.exists()).then_some(())))?;
-    // A broker without a device either ends by itself, or still tells what became of it.
+    // A broker without a device either ends by itself, or tells what became of it until it is stopped. The kernel lets
+    // go of the device when the broker's last file of it is closed, and not before.
+    until("the broker to end, or to say that the device is gone", || {
+        if !broker.process.runs() {
+            return Ok(Some(()));
+        }
+        let ended = broker.ask(&mut cx.programs, &["status"])?;
+        Ok(String::from_utf8_lossy(&ended.out).contains("OUT OF SERVICE").then_some(()))
+    })?;
     if broker.process.runs() {
-        let status = cx.ask(&broker, &["status"])?;
-        let status = String::from_utf8_lossy(&status.out).into_owned();
-        check(status.contains("OUT OF SERVICE"), || format!("the status is as before: {status}"))?;
-        broker.stop()?;
+        broker.process.signal(Signal::TERM)?;
     }
+    drop(broker.process.wait()?);
+    until("the kernel to let go of the device", || Ok((!slot.exists()).then_some(())))?;
     // For the next turn, and to see that the slot can be used again.
     cx.host(Request::Plug(name.to_owned()))?;
     let slot = until("the slot to be filled again", || Ok(Function::below(SLOT_PORT)))?;
@@ -101,4 +109,50 @@ pub(super) fn released(_: &mut Cx<'_>) -> Verdict {
     }
     check(holders.is_empty(), || holders.join(", "))?;
     Ok("nothing is left".to_owned())
+}
+
+/// A disk that the kernel's own driver has, and that shares its group with another.
+const KERNELS_DISK: &str = "0000:00:09.1";
+
+/// The operator's tools on a live kernel: what they show, what they refuse, and what they do and undo.
+pub(super) fn operator(cx: &mut Cx<'_>) -> Verdict {
+    let function = Function::at(KERNELS_DISK);
+    let listed = succeeded(cx.programs.doorbell(&["list", "--json"])?)?;
+    let listed = String::from_utf8_lossy(&listed.out).into_owned();
+    check(listed.contains(KERNELS_DISK), || format!("the list has no {KERNELS_DISK}: {listed}"))?;
+    succeeded(cx.programs.doorbell(&["bind", KERNELS_DISK, "--dry-run"])?)?;
+    let held = function.driver();
+    check(held.as_deref() == Some("nvme"), || format!("a dry run left it with {held:?}"))?;
+    let block = fs::File::open(block_device(&function)?)?;
+    let said = refused(&cx.programs.doorbell(&["bind", KERNELS_DISK])?, &[KERNELS_DISK])?;
+    drop(block);
+    let held = function.driver();
+    check(held.as_deref() == Some("nvme"), || format!("a refusal left it with {held:?}"))?;
+    succeeded(cx.programs.doorbell(&["bind", KERNELS_DISK])?)?;
+    let held = function.driver();
+    check(held.as_deref() == Some("vfio-pci"), || format!("after bind it is with {held:?}"))?;
+    succeeded(cx.programs.doorbell(&["unbind", KERNELS_DISK])?)?;
+    let held = function.driver();
+    check(held.as_deref() == Some("nvme"), || format!("after unbind it is with {held:?}"))?;
+    // Without a privilege or a limit missing here, it has to find this machine fit.
+    succeeded(cx.programs.doorbell(&["check"])?)?;
+    Ok(said)
+}
+
+/// The block device of a controller's namespace, once the kernel has made it.
+fn block_device(function: &Function) -> Result<PathBuf, Trouble> {
+    let nvme = function.folder().join("nvme");
+    let found = until("the kernel's block device", || {
+        let controllers = fs::read_dir(&nvme).into_iter().flatten().flatten();
+        let entries =
+            controllers.flat_map(|one| fs::read_dir(one.path()).into_iter().flatten().flatten());
+        let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        Ok(names
+            .find(|name| name.starts_with("nvme") && name.contains('n') && name.ends_with("n1")))
+    })?;
+    // A controller of a subsystem shows `nvme0c1n1` here, and the device is `nvme0n1`.
+    let (head, namespace) = found.split_once('c').map_or((found.as_str(), ""), |(head, rest)| {
+        (head, rest.trim_start_matches(|c: char| c.is_ascii_digit()))
+    });
+    Ok(Path::new("/dev").join(format!("{head}{namespace}")))
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use super::clients::client;
-use super::cx::{BUSES, Cx, Trouble, VFIO, Verdict, check, refused, succeeded};
+use super::cx::{BUSES, Cx, Trouble, VFIO, Verdict, check, kernel_offers, refused, succeeded};
 use super::io::{DISK, disk};
 use crate::guest::pci::Function;
 use crate::guest::programs::{Account, Serve};
@@ -26,7 +26,7 @@ const TOO_LITTLE: u64 = 1 << 20;
 fn refused_over_each_bus(cx: &mut Cx<'_>, address: &str, parts: &[&str]) -> Verdict {
     let mut said = String::new();
     for bus in BUSES {
-        if cx.kernel_offers(bus) {
+        if kernel_offers(bus) {
             let spec = format!("{address},bus={bus}");
             let ended = cx.programs.doorbell(&["serve", &spec, "--socket", "/run/refused.sock"])?;
             said = refused(&ended, parts)?;
