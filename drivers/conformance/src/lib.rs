@@ -2,7 +2,7 @@
 //! it against a real device, a virtual one, or a software device.
 //!
 //! A run starts the real `doorbell serve` for the device, connects as clients do, and starts client
-//! processes (this same program in a [role](role)), which it kills, revokes and lets live. It uses
+//! processes (this same program in a [role]), which it kills, revokes and lets live. It uses
 //! the public client API only, so what passes here is what programs can rely on.
 //!
 //! * [`plan`]: what a check is, and how a plan is run and reported.
