@@ -112,17 +112,18 @@ impl VfioUserBus {
     /// # Errors
     /// As [`VfioUserBus::open`].
     pub fn over(name: Arc<str>, socket: OwnedFd, options: &Options) -> Result<Self, BusError> {
+        let device = Arc::clone(&name);
         let os = |what| {
-            let device = Arc::clone(&name);
+            let device = Arc::clone(&device);
             move |source| BusError::Os { device, what, source }
         };
-        let link = Link::start(Arc::clone(&name), socket, options.timeout);
+        let link = Link::start(name, socket, options.timeout);
         let link = Arc::new(link.map_err(os("starting the connection's thread"))?);
         let agreed = connect::agree(&link)?;
         let server = regions::find(&link, agreed.info.regions, options.mapping)?;
         let max_fds = agreed.capabilities.max_msg_fds();
         let interrupts = Interrupts::find(&link, agreed.info.irqs, max_fds)
-            .map_err(|error| error.opening(&name, "asking for its interrupts"))?;
+            .map_err(|error| error.opening(&device, "asking for its interrupts"))?;
         let identity = Config::new(&link, &server).identity()?;
         let relay = Relay::new(Arc::clone(&link), agreed.capabilities.write_multiple());
         let relay = relay.map_err(os("preparing the doorbell relay"))?;
@@ -133,7 +134,7 @@ impl VfioUserBus {
         let bus =
             Self { relay, link, identity, regions, server, interrupts, space, agreed, mapped };
         bus.enable()?;
-        tracing::info!(device = %name, about = %bus.about(), "a device server is connected");
+        tracing::info!(%device, about = %bus.about(), "a device server is connected");
         Ok(bus)
     }
 
