@@ -54,6 +54,8 @@ impl Options {
             let option = String::from_utf8_lossy(option.get(1..).unwrap_or_default());
             // The last one counts, and it is met first.
             match option.split_once('=') {
+                // No option's value has a slash: this is the end of a path.
+                Some((_, value)) if value.contains('/') => break,
                 Some(("timeout", value)) => {
                     timeout = timeout.or(Some(seconds(value)?));
                 }
