@@ -89,7 +89,11 @@ impl SoftNvme {
                     resource::QUEUE => (|s| s.queues, |s| &mut s.queues),
                     resource::INTERRUPT => (|s| s.interrupts, |s| &mut s.interrupts),
                     _ => {
-                        return Err(Failure::field(Status::INVALID_RESOURCE_ID, byte::CDW10 + 1, 0));
+                        return Err(Failure::field(
+                            Status::INVALID_RESOURCE_ID,
+                            byte::CDW10 + 1,
+                            0,
+                        ));
                     }
                 };
                 let others = self.assigned(of.0) - u32::from(of.0(&secondary.lock()));
