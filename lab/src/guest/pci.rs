@@ -86,7 +86,7 @@ impl Function {
         }
         self.unbind()?;
         self.write("driver_override", driver)?;
-        write(&Path::new("/sys/bus/pci/drivers_probe"), &self.address)?;
+        write(Path::new("/sys/bus/pci/drivers_probe"), &self.address)?;
         let held = self.driver();
         if held.as_deref() != Some(driver) {
             let held = held.unwrap_or_else(|| "no driver".to_owned());

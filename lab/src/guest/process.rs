@@ -107,7 +107,7 @@ impl Process {
     /// # Errors
     /// If it does not end in time; it is killed then.
     pub fn wait(mut self) -> io::Result<Ended> {
-        let status = until("the end", || Ok(self.child.try_wait()?));
+        let status = until("the end", || self.child.try_wait());
         let status = status.map_err(|error| io::Error::other(format!("{}: {error}", self.name)))?;
         let (out, err) = (fs::read(&self.out)?, self.err());
         Ok(Ended { name: self.name.clone(), status, out, err })

@@ -1,4 +1,8 @@
 //! The host's side: from nothing to a guest that reports.
+#![allow(
+    clippy::print_stderr,
+    reason = "what takes long, and a console's end, go to standard error as they come"
+)]
 
 pub mod accelerator;
 pub mod build;

@@ -20,7 +20,6 @@ pub(super) const VFIO: &str = "vfio-pci";
 #[derive(Debug)]
 pub(super) enum Trouble {
     Failed(String),
-    Skipped(String),
 }
 
 /// What was seen, or why it was not.

@@ -8,7 +8,7 @@ use crate::guest::pci::Function;
 use crate::plan::io::DISK;
 
 pub(super) fn kernel(_: &mut Cx<'_>) -> Verdict {
-    let units = fs::read_dir("/sys/class/iommu").map(Iterator::count).unwrap_or(0);
+    let units = fs::read_dir("/sys/class/iommu").map_or(0, Iterator::count);
     check(units > 0, || "the kernel knows no IOMMU".to_owned())?;
     let group = Function::at(DISK).group();
     check(group.is_some(), || format!("{DISK} is in no IOMMU group"))?;

@@ -118,7 +118,6 @@ pub(super) fn memlock(cx: &mut Cx<'_>) -> Verdict {
     let serve = Serve { account: Account::Ordinary(id), memlock: Some(TOO_LITTLE), more: &[] };
     let said = match cx.serve_as(&disk(), &serve) {
         Err(Trouble::Failed(said)) => said,
-        Err(other) => return Err(other),
         Ok(broker) => {
             let mut command = broker.command(&cx.programs, &["bench", "--ios", "10"]);
             let ended = cx.programs.run_as(&mut command, Account::Ordinary(id))?;

@@ -56,7 +56,7 @@ impl MsixTable {
                 // The two low bits of a message address are zero.
                 0 => 0xfc,
                 VECTOR_CONTROL => 1,
-                VECTOR_CONTROL.. => 0,
+                13.. => 0,
                 _ => 0xff,
             };
             if let Some(place) = self.bytes.get_mut(at) {
