@@ -1,4 +1,5 @@
 //! The bus `vfio-user` against servers that behave and servers that do not.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail by panic")]
 
 mod hostile;
 mod peer;
