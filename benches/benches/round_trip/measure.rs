@@ -23,6 +23,9 @@ const ROUNDS: u32 = 10;
 /// Floors and figures of each round.
 const SERIES: u32 = 12;
 
+/// Turns of bus `soft` and bus `vfio-user` in one round.
+const TURNS: u32 = 4;
+
 /// The deepest queue that is measured.
 pub(crate) const DEPTH: usize = 32;
 
@@ -35,9 +38,8 @@ pub(crate) struct Measured {
     pub(crate) floors: Floors,
     pub(crate) flush: Series,
     pub(crate) read_1: Series,
-    /// The same two over bus `vfio-user`: the device is busy, it does not nap between them.
-    pub(crate) flush_served: Series,
-    pub(crate) read_1_served: Series,
+    pub(crate) flush_served: Served,
+    pub(crate) read_1_served: Served,
     pub(crate) read_1_futures: Series,
     pub(crate) read_32: Series,
     /// Nanoseconds of each operation in one thread: the device alone, direct, as futures.
@@ -54,13 +56,14 @@ pub(crate) async fn run(
 ) -> Result<Measured> {
     let time = TIME / (ROUNDS * SERIES);
     let (nvme, served) = (claim(socket).await?, claim(behind_server).await?);
-    let (ns, served_ns) = (nvme.namespace(1)?, served.namespace(1)?);
+    let ns = nvme.namespace(1)?;
+    let both = [(&nvme, ns), (&served, served.namespace(1)?)];
     let mut measured = Measured {
         floors: Floors::new()?,
         flush: Series::new()?,
         read_1: Series::new()?,
-        flush_served: Series::new()?,
-        read_1_served: Series::new()?,
+        flush_served: Served::new()?,
+        read_1_served: Served::new()?,
         read_1_futures: Series::new()?,
         read_32: Series::new()?,
         ring: [0.0; 3],
@@ -70,11 +73,9 @@ pub(crate) async fn run(
     for _ in 0..ROUNDS {
         // Each floor right beside what is compared with it.
         measured.floors.shm.append(&Floor::Shm.measure(placement, time)?);
-        measured.flush.append(&direct(&nvme, ns, Command::Flush, 1, time)?);
-        measured.flush_served.append(&direct(&served, served_ns, Command::Flush, 1, time)?);
+        measured.flush.append(&measured.flush_served.in_turn(both, Command::Flush, time)?);
         measured.floors.shm_4k.append(&Floor::Shm4k.measure(placement, time)?);
-        measured.read_1.append(&direct(&nvme, ns, Command::Read, 1, time)?);
-        measured.read_1_served.append(&direct(&served, served_ns, Command::Read, 1, time)?);
+        measured.read_1.append(&measured.read_1_served.in_turn(both, Command::Read, time)?);
         measured.read_1_futures.append(&futures(&nvme, ns, time)?);
         measured.floors.uds.append(&Floor::Uds.measure(placement, time)?);
         measured.read_32.append(&direct(&nvme, ns, Command::Read, DEPTH, time)?);
@@ -93,6 +94,50 @@ pub(crate) async fn run(
 async fn claim(socket: &Path) -> Result<Nvme> {
     let client = Client::builder().arena_bytes(4 << 20).connect(socket).await?;
     Ok(Nvme::claim(&client, QueueSpec::depth(DEPTH as u32)).await?)
+}
+
+/// The same over bus `vfio-user`. The device is busy: it does not nap between two commands.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) series: Series,
+    /// How many times as long as over bus `soft`, of each turn.
+    ratios: Vec<f64>,
+}
+
+impl Served {
+    fn new() -> Result<Self> {
+        Ok(Self { series: Series::new()?, ratios: Vec::new() })
+    }
+
+    /// The median over the turns: what else the machine does changes from one to the next.
+    pub(crate) fn ratio(&self) -> f64 {
+        median(self.ratios.clone())
+    }
+
+    /// Measures over both buses for `time` each, in turns. Returns the figures of bus `soft`.
+    fn in_turn(
+        &mut self,
+        [soft, served]: [(&Nvme, Namespace<'_>); 2],
+        command: Command,
+        time: Duration,
+    ) -> Result<Series> {
+        let mut all = Series::new()?;
+        let measure = |(nvme, ns)| direct(nvme, ns, command, 1, time / TURNS);
+        for turn in 0..TURNS {
+            // Each is the first as often as the other.
+            let (one, other) = if turn.is_multiple_of(2) {
+                let one = measure(soft)?;
+                (one, measure(served)?)
+            } else {
+                let other = measure(served)?;
+                (measure(soft)?, other)
+            };
+            self.ratios.push(other.midmean_ns() / one.midmean_ns());
+            all.append(&one);
+            self.series.append(&other);
+        }
+        Ok(all)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
