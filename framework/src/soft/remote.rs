@@ -46,6 +46,8 @@ pub(super) struct Remote {
     pub(super) interruptible: bool,
     /// A read was given up in this poll.
     pub(super) interrupted: bool,
+    /// Writes may be under way: spares a look at the peer for each completion where none ever is.
+    pub(super) writing: bool,
     /// Interrupts that wait for writes: how many writes must be acknowledged, and the vector.
     pub(super) held: VecDeque<(u64, u16)>,
     pub(super) buffer: Vec<u8>,
@@ -65,6 +67,7 @@ impl Remote {
     /// Writes to the peer; false if it did not happen.
     pub(super) fn write(&mut self, iova: u64, from: &[u8]) -> bool {
         let Some(peer) = &self.peer else { return false };
+        self.writing = true;
         peer.write(iova, from).is_ok()
     }
 
@@ -88,9 +91,10 @@ impl Remote {
     /// True if writes are under way, so that an interrupt must wait.
     #[inline]
     pub(super) fn hold(&mut self, vector: u16) -> bool {
-        let Some(peer) = &self.peer else { return false };
+        let Some(peer) = self.peer.as_ref().filter(|_| self.writing) else { return false };
         let sent = peer.sent();
         if peer.acknowledged() >= sent {
+            self.writing = false;
             return false;
         }
         if !self.held.contains(&(sent, vector)) {
