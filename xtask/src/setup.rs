@@ -42,14 +42,16 @@ struct Package {
 }
 
 /// Every package that any command needs. Why: hwlocality finds hwloc by pkg-config and links libudev; the demo makes and
-/// checks an ext4 image; tests count system calls with strace; callgrind counts instructions.
-const PACKAGES: [Package; 6] = [
+/// checks an ext4 image; tests count system calls with strace; callgrind counts instructions;
+/// libFuzzer is C++.
+const PACKAGES: [Package; 7] = [
     Package { name: "pkg-config", probe: Probe::Tool("pkg-config"), since: Purpose::Demo },
     Package { name: "libhwloc-dev", probe: Probe::Library("hwloc"), since: Purpose::Demo },
     Package { name: "libudev-dev", probe: Probe::Library("libudev"), since: Purpose::Demo },
     Package { name: "e2fsprogs", probe: Probe::Tool("mkfs.ext4"), since: Purpose::Demo },
     Package { name: "strace", probe: Probe::Tool("strace"), since: Purpose::Test },
     Package { name: "valgrind", probe: Probe::Tool("valgrind"), since: Purpose::Ci },
+    Package { name: "g++", probe: Probe::Tool("c++"), since: Purpose::Ci },
 ];
 
 /// How packages can be installed here.
@@ -200,7 +202,7 @@ mod tests {
         let found = |probe: &Probe| *probe == Probe::Library("hwloc");
         assert_eq!(
             missing_from(PACKAGES.iter(), listing, found),
-            ["pkg-config", "libudev-dev", "strace", "valgrind"]
+            ["pkg-config", "libudev-dev", "strace", "valgrind", "g++"]
         );
     }
 
@@ -214,7 +216,7 @@ mod tests {
     fn a_name_that_another_one_begins_with_is_not_taken_for_it() {
         let listing = "strace-dbg\tinstalled\nvalgrind\tinstalled\textra\n";
         let needed = PACKAGES.iter().filter(|package| package.since >= Purpose::Test);
-        assert_eq!(missing_from(needed, listing, nothing), ["strace", "valgrind"]);
+        assert_eq!(missing_from(needed, listing, nothing), ["strace", "valgrind", "g++"]);
     }
 
     #[test]

@@ -58,6 +58,8 @@ impl Options {
             }
             // The last one counts, and it is met first.
             match option.split_once('=') {
+                // No option's value has a slash: this is the end of a path.
+                Some((_, value)) if value.contains('/') => break,
                 Some(("timeout", value)) => {
                     timeout = timeout.or(Some(seconds(value)?));
                 }

@@ -73,7 +73,7 @@ impl Endpoint {
         let flushed = self.control().call(
             "making its data durable",
             Deadline::after(FLUSH),
-            |device, cx| device.flush(cx),
+            SoftDevice::flush,
         )?;
         flushed.map_err(|source| BusError::Os {
             device: self.name(),
