@@ -1,8 +1,8 @@
 //! Firmware that uses a disk before there is an operating system.
 //!
 //! A kernel that QEMU loads by itself needs no disk, so firmware would only find the controllers and go on. The option
-//! ROM here makes it do more: it hooks INT 19h, by which the BIOS begins to boot. There it copies blocks of the first
-//! disk to another place by INT 13h, as a boot loader reads and writes, and lets the boot go on.
+//! ROM here makes it do more: it hooks INT 19h, by which the BIOS begins to boot. There it copies blocks of the second
+//! disk to another place by INT 13h, as a boot loader reads and writes, and lets the boot go on. It does so at every boot.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,9 @@ pub const FROM: u16 = 0;
 pub const DISTANCE: u16 = 1024;
 /// How many blocks are copied.
 pub const BLOCKS: u16 = STEPS * STEP;
+
+/// The BIOS's number of the second disk: that of a controller's second namespace, where it is the only controller.
+const DRIVE: u8 = 0x81;
 
 /// How many blocks each of the BIOS's reads and writes moves.
 const STEP: u16 = 8;
@@ -91,7 +94,7 @@ fn code() -> Vec<u8> {
         // Read from di.
         0x89, 0x3e, 0x08, 0x7e,                         // 5a: mov [0x7e08], di
         0xbe, 0x00, 0x7e,                               //     mov si, 0x7e00
-        0xb2, 0x80,                                     //     mov dl, 0x80
+        0xb2, DRIVE,                                    //     mov dl, DRIVE
         0xb4, 0x42,                                     //     mov ah, 0x42
         0xcd, 0x13,                                     //     int 0x13
         0x72, 0x19,                                     //     jc 82
@@ -100,7 +103,7 @@ fn code() -> Vec<u8> {
         0x05, distance_low, distance_high,              //     add ax, DISTANCE
         0xa3, 0x08, 0x7e,                               //     mov [0x7e08], ax
         0xbe, 0x00, 0x7e,                               //     mov si, 0x7e00
-        0xb2, 0x80,                                     //     mov dl, 0x80
+        0xb2, DRIVE,                                    //     mov dl, DRIVE
         0xb8, 0x00, 0x43,                               //     mov ax, 0x4300
         0xcd, 0x13,                                     //     int 0x13
         0x72, 0x05,                                     //     jc 82

@@ -117,7 +117,7 @@ impl Machine {
         self
     }
 
-    /// Firmware that copies blocks of the first disk before the kernel starts (see [`firmware`]).
+    /// Firmware that copies blocks of the second disk before the kernel starts (see [`firmware`]).
     #[must_use]
     pub fn firmware(mut self) -> Self {
         self.firmware = true;

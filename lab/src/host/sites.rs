@@ -18,11 +18,11 @@ pub const FAR: Disk = Disk { name: "far", blocks: 2048, seed: 0x0d15_c004 };
 /// The namespace that the physical function and its virtual functions share, below 0000:00:0b.0.
 pub const SHARED: Disk = Disk { name: "shared", blocks: 8192, seed: 0x0d15_c005 };
 
-/// The namespace that guests make a file system on: 128 MiB. Firmware finds data in its first blocks.
-pub const FILES: Image =
-    Image { name: "files", blocks: 1 << 18, seed: 0x0d15_c006, filled: firmware::BLOCKS as u64 };
-/// The namespace for loads and for Format NVM: 48 MiB.
-pub const LOAD: Image = Image { name: "load", blocks: 96 << 10, seed: 0x0d15_c007, filled: 0 };
+/// The namespace that guests make a file system on: 128 MiB.
+pub const FILES: Image = Image { name: "files", blocks: 1 << 18, seed: 0x0d15_c006, filled: 128 };
+/// The namespace for firmware, for loads and for Format NVM: 48 MiB.
+pub const LOAD: Image =
+    Image { name: "load", blocks: 96 << 10, seed: 0x0d15_c007, filled: firmware::BLOCKS as u64 };
 /// The serial number of the controller that is served.
 pub const SERIAL: &str = "LAB-SERVED";
 /// Our software controller, at 0000:00:04.0.

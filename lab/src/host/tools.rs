@@ -1,6 +1,7 @@
 //! Programs of others that proofs run inside a guest: those that are installed, or Debian's, unpacked into the cache.
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 
 use crate::error::{Result, unavailable};
 use crate::host::cache;
@@ -43,12 +44,24 @@ pub fn find(wanted: Wanted) -> Result<Tool> {
             "there is no {program} in {folder}; delete it to fetch it anew"
         ));
     };
-    let libraries: Vec<_> = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
-        .map(|place| text(&folder.join(place)))
-        .to_vec();
-    Ok(Tool { name: program.to_owned(), path: text(path), libraries: libraries.join(":") })
+    Ok(Tool { name: program.to_owned(), path: text(path), libraries: libraries(&folder) })
+}
+
+/// Folders with libraries. Some packages keep theirs in a folder below the usual one, which the program is told of when
+/// it is linked, for the place where it would be installed.
+fn libraries(folder: &Path) -> String {
+    let mut places = Vec::new();
+    for place in ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"] {
+        let place = folder.join(place);
+        let below = fs::read_dir(&place).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut below: Vec<_> = below.filter(|path| path.is_dir()).collect();
+        below.sort();
+        places.push(place);
+        places.extend(below);
+    }
+    places.iter().map(|place| text(place)).collect::<Vec<_>>().join(":")
 }
 
 fn text(path: &Path) -> String {
-    PathBuf::from(path).display().to_string()
+    path.display().to_string()
 }

@@ -5,8 +5,10 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{CONTROLLER, LOAD, must, run};
-use crate::host::sites;
+use super::files::LEFT;
+use super::{CONTROLLER, LOAD, must, namespace, run};
+use crate::host::{firmware, sites};
+use crate::pattern;
 use crate::plan::cx::{Cx, Trouble, Verdict, check};
 
 fn nvme(cx: &Cx<'_>, arguments: &[&str]) -> Result<Command, Trouble> {
@@ -154,9 +156,10 @@ const INVALID: [Invalid; 16] = [
 ];
 
 pub(in crate::plan) fn refusals(cx: &mut Cx<'_>) -> Verdict {
+    let load = namespace(LOAD)?.device;
     for Invalid { about, arguments, status } in INVALID {
         let (command, rest) = arguments.split_first().unwrap_or((&"", &[]));
-        let device = if *command == "io-passthru" { LOAD } else { CONTROLLER };
+        let device = if *command == "io-passthru" { load.as_str() } else { CONTROLLER };
         let mut command = nvme(cx, &[command, device])?;
         let ended = run(cx, command.args(rest))?;
         let said = format!("{} {}", String::from_utf8_lossy(&ended.out), ended.err);
@@ -188,21 +191,27 @@ fn status_in(said: &str) -> Option<u16> {
 }
 
 pub(in crate::plan) fn format(cx: &mut Cx<'_>) -> Verdict {
+    let load = namespace(LOAD)?;
     let block = |want: &str| -> Result<(), Trouble> {
-        let size = fs::read_to_string("/sys/class/block/nvme0n2/queue/logical_block_size")?;
-        check(size.trim() == want, || format!("blocks have {} bytes, not {want}", size.trim()))
+        let size = load.attribute("queue/logical_block_size")?;
+        check(size == want, || format!("blocks have {size} bytes, not {want}"))
     };
+    let device = load.device.as_str();
     for (lbaf, secure, size) in [("1", "0", "4096"), ("0", "1", "512")] {
-        fs::write(LOAD, [0x5a; 1 << 16])?;
+        fs::write(device, [0x5a; 1 << 16])?;
         rustix::fs::sync();
-        let mut command = nvme(cx, &["format", LOAD, "--lbaf", lbaf, "--ses", secure, "--force"])?;
+        let mut command =
+            nvme(cx, &["format", device, "--lbaf", lbaf, "--ses", secure, "--force"])?;
         must(cx, &mut command)?;
         block(size)?;
         super::drop_caches()?;
         let mut data = vec![0; 1 << 16];
-        std::os::unix::fs::FileExt::read_exact_at(&fs::File::open(LOAD)?, &mut data, 0)?;
+        std::os::unix::fs::FileExt::read_exact_at(&fs::File::open(device)?, &mut data, 0)?;
         check(data.iter().all(|byte| *byte == 0), || "data is left after Format NVM".to_owned())?;
     }
+    let left = pattern::blocks(LEFT, 0, u64::from(firmware::BLOCKS));
+    fs::write(device, left)?;
+    super::drop_caches()?;
     Ok("to 4096-byte blocks and, with user data erase, back to 512".to_owned())
 }
 

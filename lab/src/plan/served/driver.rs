@@ -2,24 +2,26 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::FILES;
+use super::{FILES, LOAD, namespace};
 use crate::guest::kernel_log::KernelLog;
-use crate::guest::process::until;
 use crate::host::{firmware, sites};
 use crate::pattern;
 use crate::plan::cx::{Cx, Trouble, Verdict, check};
 use crate::plan::io::disk;
 
 /// What the driver says of every controller, or of what this one lawfully does not have. Parts of lines.
-const HARMLESS: [&str; 6] = [
+const HARMLESS: [&str; 7] = [
     "pci function 0000:",
     "default/read/poll queues",
     // An arithmetic of the controller's RTD3 entry latency.
     "D3 entry latency set to",
     // No SGLs.
     "passthrough uses implicit buffer lengths",
+    // After Format NVM.
+    "rescanning namespaces.",
     // Partition tables are looked for, and there are none.
     " nvme0n1:",
     " nvme0n2:",
@@ -31,7 +33,7 @@ const SIGNS: [&str; 9] = [
     "I/O error",
     "EXT4-fs error",
     "EXT4-fs warning",
-    "EXT4-fs (nvme0n1): error",
+    "): error",
     "DMAR:",
     "WARNING:",
     "BUG:",
@@ -39,27 +41,35 @@ const SIGNS: [&str; 9] = [
 ];
 
 pub(in crate::plan) fn firmware(_: &mut Cx<'_>) -> Verdict {
-    let (from, distance) = (u64::from(firmware::FROM), u64::from(firmware::DISTANCE));
-    let blocks = u64::from(firmware::BLOCKS);
-    let mut data = vec![0; usize::try_from(distance + blocks).unwrap_or(0) * pattern::BLOCK];
-    namespace()?.read_exact(&mut data)?;
-    let copy = data.split_off(usize::try_from(distance).unwrap_or(0) * pattern::BLOCK);
-    let different = pattern::first_difference(sites::FILES.seed, from, &copy);
+    copied(sites::LOAD.seed)?;
+    Ok(format!("{} blocks read and written by INT 13h", firmware::BLOCKS))
+}
+
+/// Whether firmware has made its copy of blocks with the pattern of `seed`.
+pub(super) fn copied(seed: u64) -> Result<(), Trouble> {
+    let byte = |block: u16| u64::from(block) * pattern::BLOCK as u64;
+    let mut copy = vec![0; usize::from(firmware::BLOCKS) * pattern::BLOCK];
+    let disk = File::open(namespace(LOAD)?.device)?;
+    disk.read_exact_at(&mut copy, byte(firmware::FROM + firmware::DISTANCE))?;
+    let different = pattern::first_difference(seed, u64::from(firmware::FROM), &copy);
     check(different.is_none(), || {
         let empty = if copy.iter().all(|byte| *byte == 0) { " (nothing was written)" } else { "" };
         format!("block {} of firmware's copy is wrong{empty}", different.unwrap_or(0))
-    })?;
-    Ok(format!("{blocks} blocks read and written by INT 13h"))
-}
-
-/// The first namespace, once the kernel has made its block device.
-fn namespace() -> Result<File, Trouble> {
-    until("the kernel's block device", || Ok(Path::new(FILES).exists().then_some(())))?;
-    Ok(File::open(FILES)?)
+    })
 }
 
 pub(in crate::plan) fn driver(_: &mut Cx<'_>) -> Verdict {
-    let mut file = namespace()?;
+    let said = controller()?;
+    let mut data = vec![0; usize::try_from(sites::FILES.filled).unwrap_or(0) * pattern::BLOCK];
+    File::open(namespace(FILES)?.device)?.read_exact(&mut data)?;
+    let different = pattern::first_difference(sites::FILES.seed, 0, &data);
+    check(different.is_none(), || format!("block {} is not the image's", different.unwrap_or(0)))?;
+    Ok(said)
+}
+
+/// What the kernel says of the controller that its own driver runs.
+pub(super) fn controller() -> Verdict {
+    namespace(FILES)?;
     let held = disk().driver();
     check(held.as_deref() == Some("nvme"), || format!("the driver is {held:?}"))?;
     let attribute = |name: &str| -> Result<String, Trouble> {
@@ -70,17 +80,12 @@ pub(in crate::plan) fn driver(_: &mut Cx<'_>) -> Verdict {
     check(serial == sites::SERIAL, || format!("the serial number is {serial:?}"))?;
     let state = attribute("state")?;
     check(state == "live", || format!("the controller is {state}"))?;
-    for image in [sites::FILES, sites::LOAD] {
-        let number = if image.name == sites::FILES.name { 1 } else { 2 };
-        let blocks = fs::read_to_string(format!("/sys/class/block/nvme0n{number}/size"))?;
-        check(blocks.trim() == image.blocks.to_string(), || {
-            format!("namespace {number} has {} blocks, not {}", blocks.trim(), image.blocks)
+    for (nsid, image) in [(FILES, sites::FILES), (LOAD, sites::LOAD)] {
+        let blocks = namespace(nsid)?.attribute("size")?;
+        check(blocks == image.blocks.to_string(), || {
+            format!("namespace {nsid} has {blocks} blocks, not {}", image.blocks)
         })?;
     }
-    let mut data = vec![0; usize::try_from(sites::FILES.filled).unwrap_or(0) * pattern::BLOCK];
-    file.read_exact(&mut data)?;
-    let different = pattern::first_difference(sites::FILES.seed, 0, &data);
-    check(different.is_none(), || format!("block {} is not the image's", different.unwrap_or(0)))?;
     let vectors = fs::read_dir(disk().folder().join("msi_irqs"))?.count();
     // Linux names the handlers after the controller's queues.
     let table = fs::read_to_string("/proc/interrupts")?;
@@ -106,8 +111,7 @@ fn is_sign(line: &str) -> bool {
         // The IOMMU's driver says at length what it is.
         && (!line.contains("DMAR:") || line.contains("fault") || line.contains("ERROR"))
         // A file system that is mounted and unmounted says so.
-        && !line.contains("EXT4-fs (nvme0n1): mounted")
-        && !line.contains("EXT4-fs (nvme0n1): unmounting")
+        && !["mounted filesystem", "unmounting filesystem"].iter().any(|part| line.contains(part))
         && !line.starts_with("Command line:")
         && !line.starts_with("Kernel command line:")
 }

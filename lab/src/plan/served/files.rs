@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use super::{FILES, drop_caches, must, system};
+use super::{FILES, drop_caches, must, namespace, system};
 use crate::host::sites;
 use crate::pattern;
 use crate::plan::cx::{Cx, Trouble, Verdict, check};
@@ -16,6 +16,8 @@ use crate::plan::cx::{Cx, Trouble, Verdict, check};
 const PLACE: &str = "/tmp/files";
 /// Large files, in blocks: with holes between allocations, and none a multiple of a page.
 const LARGE: [u64; 6] = [1, 7, 1001, 4099, 8191, 12289];
+/// The pattern that is left for firmware to copy at the next boot.
+pub(super) const LEFT: u64 = 0x1ef7;
 /// Small files make metadata.
 const SMALL: u64 = 200;
 
@@ -25,8 +27,9 @@ struct Mounted;
 impl Mounted {
     fn now() -> Result<Self, Trouble> {
         fs::create_dir_all(PLACE)?;
-        mount(FILES, PLACE, "ext4", MountFlags::empty(), None).map_err(|error| {
-            Trouble::Failed(format!("the file system of {FILES} cannot be mounted: {error}"))
+        let device = namespace(FILES)?.device;
+        mount(&device, PLACE, "ext4", MountFlags::empty(), None).map_err(|error| {
+            Trouble::Failed(format!("the file system of {device} cannot be mounted: {error}"))
         })?;
         Ok(Self)
     }
@@ -96,7 +99,8 @@ fn change(from: u64) -> Result<(), Trouble> {
 
 pub(in crate::plan) fn files(cx: &mut Cx<'_>) -> Verdict {
     let mut command = system("mkfs.ext4")?;
-    must(cx, command.args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", FILES]))?;
+    command.args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"]);
+    must(cx, command.arg(namespace(FILES)?.device))?;
     let mounted = Mounted::now()?;
     let bytes = write(1)?;
     drop_caches()?;
@@ -120,21 +124,37 @@ pub(in crate::plan) fn kept(cx: &mut Cx<'_>) -> Verdict {
 }
 
 pub(in crate::plan) fn reboot(cx: &mut Cx<'_>) -> Verdict {
-    super::driver::driver(cx)?;
+    super::driver::controller()?;
     let mounted = there()?;
+    let firmware = again()?;
     verify(1)?;
     let bytes = write(2)?;
     drop_caches()?;
     verify(1)?;
     verify(2)?;
     mounted.end(cx)?;
-    Ok(format!("{} files verified, {bytes} more bytes written and verified", all(1).count()))
+    Ok(format!(
+        "{} files verified, {bytes} more bytes written and verified{firmware}",
+        all(1).count()
+    ))
+}
+
+/// What firmware has copied at this boot, if `guest-format` has left something for it.
+fn again() -> Result<&'static str, Trouble> {
+    let mut data = [0; pattern::BLOCK];
+    let disk = fs::File::open(namespace(super::LOAD)?.device)?;
+    std::os::unix::fs::FileExt::read_exact_at(&disk, &mut data, 0)?;
+    if data != pattern::block(LEFT, 0) {
+        return Ok("");
+    }
+    super::driver::copied(LEFT)?;
+    Ok("; firmware has used the disk again")
 }
 
 /// The file system, if an earlier proof has made it.
 fn there() -> Result<Mounted, Trouble> {
     let mut magic = [0; 2];
-    let file = fs::File::open(FILES)?;
+    let file = fs::File::open(namespace(FILES)?.device)?;
     // The superblock begins at 1024, and its magic number 56 bytes further on.
     std::os::unix::fs::FileExt::read_exact_at(&file, &mut magic, 1024 + 56)?;
     if magic != [0x53, 0xef] {

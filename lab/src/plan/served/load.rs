@@ -1,16 +1,13 @@
 //! A load that checks what it reads, from inside the guest.
 
-use std::fs;
-
-use super::{LOAD, must};
+use super::{LOAD, must, namespace};
 use crate::plan::cx::{Cx, Verdict, check};
 
 /// Entries of a queue of 1024 that can be in use at a time.
 const DEPTH: u32 = 1023;
 
 pub(in crate::plan) fn load(cx: &mut Cx<'_>) -> Verdict {
-    let depth = fs::read_to_string("/sys/class/block/nvme0n2/queue/nr_requests")?;
-    let depth = depth.trim();
+    let depth = namespace(LOAD)?.attribute("queue/nr_requests")?;
     check(depth == DEPTH.to_string(), || {
         format!("the kernel uses {depth} entries of a queue, not {DEPTH}")
     })?;
@@ -32,7 +29,7 @@ pub(in crate::plan) fn load(cx: &mut Cx<'_>) -> Verdict {
 /// Writes at random, then reads everything and compares it with what was written.
 fn fio(cx: &mut Cx<'_>, name: &str, job: &[&str]) -> Result<(), crate::plan::cx::Trouble> {
     let mut command = cx.tool("fio")?;
-    command.arg(format!("--name={name}")).arg(format!("--filename={LOAD}"));
+    command.arg(format!("--name={name}")).arg(format!("--filename={}", namespace(LOAD)?.device));
     command.args(["--ioengine=libaio", "--direct=1", "--rw=randwrite", "--randseed=20"]);
     command.args(["--verify=crc32c", "--verify_fatal=1", "--do_verify=1"]);
     command.args(["--verify_state_save=0", "--thread", "--group_reporting", "--minimal"]);

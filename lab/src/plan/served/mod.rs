@@ -6,16 +6,52 @@ pub(super) mod files;
 pub(super) mod load;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::cx::{Cx, Trouble};
-use crate::guest::process::Ended;
+use crate::guest::process::{Ended, until};
 
-/// The block devices of the controller's namespaces.
-const FILES: &str = "/dev/nvme0n1";
-const LOAD: &str = "/dev/nvme0n2";
+/// The controller's namespaces, in the order of the images.
+const FILES: u32 = 1;
+const LOAD: u32 = 2;
 /// The controller's own device file.
 const CONTROLLER: &str = "/dev/nvme0";
+
+/// A block device of the kernel's.
+struct Namespace {
+    /// Its device file.
+    device: String,
+    /// Its folder in sysfs.
+    folder: PathBuf,
+}
+
+/// The block device of a namespace, once the kernel has made it. Which name it gets the kernel does not promise: it
+/// looks at all namespaces at the same time.
+fn namespace(nsid: u32) -> Result<Namespace, Trouble> {
+    let found = until("the kernel's block devices", || {
+        for entry in fs::read_dir("/sys/class/block")?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let id = fs::read_to_string(entry.path().join("nsid")).unwrap_or_default();
+            let device = format!("/dev/{name}");
+            if name.starts_with("nvme0n")
+                && id.trim() == nsid.to_string()
+                && Path::new(&device).exists()
+            {
+                return Ok(Some(Namespace { device, folder: entry.path() }));
+            }
+        }
+        Ok(None)
+    })?;
+    Ok(found)
+}
+
+impl Namespace {
+    /// One of its attributes.
+    fn attribute(&self, name: &str) -> Result<String, Trouble> {
+        Ok(fs::read_to_string(self.folder.join(name))?.trim().to_owned())
+    }
+}
 
 /// Runs a program of others to its end.
 fn run(cx: &mut Cx<'_>, command: &mut Command) -> Result<Ended, Trouble> {
