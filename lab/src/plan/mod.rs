@@ -7,6 +7,7 @@ mod io;
 mod kernel;
 mod places;
 mod refusals;
+mod served;
 mod slices;
 
 use std::io as std_io;
@@ -44,7 +45,8 @@ pub fn run(job: &Job, port: &mut Port) -> std_io::Result<()> {
 }
 
 fn chosen(proof: &Proof, job: &Job) -> bool {
-    proof.site.name() == job.machine
+    proof.sites.iter().any(|site| site.name() == job.machine)
+        && proof.boot == job.boot
         && (job.only.is_empty() || job.only.iter().any(|part| proof.name.contains(part.as_str())))
 }
 
@@ -65,6 +67,7 @@ fn prove(
     let outcome = match verdict {
         Ok(seen) => Outcome::Passed(seen),
         Err(Trouble::Failed(why)) => Outcome::Failed(why),
+        Err(Trouble::Skipped(why)) => Outcome::Skipped(why),
     };
     port.send(&FromGuest::End(Proved {
         name: proof.name.to_owned(),
@@ -101,6 +104,16 @@ fn perform(name: &str, cx: &mut Cx<'_>) -> Verdict {
         "unplug" => places::unplug(cx),
         "no-iommu" => refusals::no_iommu(cx),
         "no-remapping" => refusals::no_remapping(cx),
+        "guest-firmware" => served::driver::firmware(cx),
+        "guest-driver" => served::driver::driver(cx),
+        "guest-files" => served::files::files(cx),
+        "guest-load" => served::load::load(cx),
+        "guest-tools" => served::commands::tools(cx),
+        "guest-refusals" => served::commands::refusals(cx),
+        "guest-format" => served::commands::format(cx),
+        "guest-kept" => served::files::kept(cx),
+        "guest-reboot" => served::files::reboot(cx),
+        "guest-log" | "guest-reboot-log" => served::driver::log(cx),
         other => Err(Trouble::Failed(format!("the plan has no proof {other}"))),
     }
 }
