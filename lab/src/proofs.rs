@@ -38,6 +38,14 @@ pub struct Proof {
     pub last: bool,
 }
 
+impl Proof {
+    /// Whether one of these is a part of its name; all proofs are meant if there is none.
+    #[must_use]
+    pub fn is_named_by(&self, only: &[String]) -> bool {
+        only.is_empty() || only.iter().any(|part| self.name.contains(part.as_str()))
+    }
+}
+
 const fn over_each_bus(name: &'static str, about: &'static str) -> Proof {
     Proof { name, about, site: Site::Main, each_bus: true, last: false }
 }
@@ -45,6 +53,10 @@ const fn over_each_bus(name: &'static str, about: &'static str) -> Proof {
 const fn once(site: Site, name: &'static str, about: &'static str) -> Proof {
     Proof { name, about, site, each_bus: false, last: false }
 }
+
+/// The proof that needs the framework's test program.
+pub const BUS_TESTS: Proof =
+    over_each_bus("bus-tests", "the framework's own tests of its buses, on a real controller");
 
 /// Every proof, in the order in which a guest goes through them.
 pub const ALL: &[Proof] = &[
@@ -87,8 +99,12 @@ pub const ALL: &[Proof] = &[
         "a broker that is killed, and one that is stopped: the next one takes over",
     ),
     over_each_bus(
+        "reset",
+        "a reset by the operator: every client gets an error of one line, the next claim works",
+    ),
+    over_each_bus(
         "numa",
-        "a device on node 1: the broker reports the node and stays on its processors",
+        "a device on node 1: the broker stays on its processors, and its memory lies there",
     ),
     over_each_bus(
         "ordinary-user",
@@ -100,9 +116,19 @@ pub const ALL: &[Proof] = &[
         "tier paged is refused in one line: QEMU's NVMe has every doorbell in one page",
     ),
     over_each_bus(
-        "edu",
-        "a driver without queues: QEMU's edu device, its engine, its DMA, its interrupt",
+        "revocable-slice",
+        "a client that holds nothing but a dma-buf is revoked under load; kernels without: refused",
     ),
+    over_each_bus(
+        "virtual-function",
+        "clients with a virtual function each: their own, used again after a kill, no more than two",
+    ),
+    over_each_bus("conformance", "the whole conformance plan on an NVMe controller"),
+    over_each_bus(
+        "edu",
+        "the same for a driver without queues: QEMU's edu device, its engine, DMA and interrupt",
+    ),
+    BUS_TESTS,
     once(Site::Main, "operator", "bind, unbind, list and check on a live kernel"),
     once(Site::Main, "held", "a device that another driver holds: one line that says which"),
     once(

@@ -47,6 +47,8 @@ pub(super) fn check(is: bool, otherwise: impl FnOnce() -> String) -> Result<(), 
 pub(super) struct Cx<'p> {
     pub(super) programs: Programs,
     pub(super) round: u32,
+    /// The framework's test program.
+    pub(super) tests: String,
     bus: Option<&'static str>,
     port: &'p mut Port,
 }
@@ -58,7 +60,7 @@ impl<'p> Cx<'p> {
         round: u32,
         port: &'p mut Port,
     ) -> Self {
-        Self { programs: Programs::new(&job.programs), round, bus, port }
+        Self { programs: Programs::new(&job.programs), round, tests: job.tests.clone(), bus, port }
     }
 
     /// The bus of this proof; for proofs that are done over each.

@@ -2,7 +2,9 @@
 
 pub mod client;
 mod clients;
+mod conformance;
 mod cx;
+mod functions;
 mod io;
 mod kernel;
 mod places;
@@ -44,8 +46,7 @@ pub fn run(job: &Job, port: &mut Port) -> std_io::Result<()> {
 }
 
 fn chosen(proof: &Proof, job: &Job) -> bool {
-    proof.site.name() == job.machine
-        && (job.only.is_empty() || job.only.iter().any(|part| proof.name.contains(part.as_str())))
+    proof.site.name() == job.machine && proof.is_named_by(&job.only)
 }
 
 /// Does one proof and reports it.
@@ -89,12 +90,17 @@ fn perform(name: &str, cx: &mut Cx<'_>) -> Verdict {
         "killed-client" => clients::killed_client(cx),
         "revoked-client" => clients::revoked_client(cx),
         "broker-restart" => clients::broker_restart(cx),
+        "reset" => clients::reset(cx),
         "numa" => places::numa(cx),
         "ordinary-user" => refusals::ordinary_user(cx),
         "memlock" => refusals::memlock(cx),
         "operator" => places::operator(cx),
         "slice" => slices::slice(cx),
-        "edu" => refusals::edu(cx),
+        "revocable-slice" => slices::revocable(cx),
+        "virtual-function" => functions::virtual_function(cx),
+        "conformance" => conformance::nvme(cx),
+        "edu" => conformance::edu(cx),
+        "bus-tests" => conformance::bus_tests(cx),
         "held" => refusals::held(cx),
         "not-viable" => refusals::not_viable(cx),
         "released" => places::released(cx),
