@@ -23,6 +23,29 @@ impl Site {
     }
 }
 
+/// Rounds of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rounds {
+    /// In each: what the first leaves behind the second finds.
+    Each,
+    /// In the first one: a plan of its own, which starts and ends many brokers by itself.
+    First,
+    /// In the last one: it leaves the machine without the device that it is about.
+    Last,
+}
+
+impl Rounds {
+    /// Whether round `round` of `of` is meant, counted from 1.
+    #[must_use]
+    pub const fn has(self, round: u32, of: u32) -> bool {
+        match self {
+            Self::Each => true,
+            Self::First => round == 1,
+            Self::Last => round >= of,
+        }
+    }
+}
+
 /// One proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proof {
@@ -34,8 +57,8 @@ pub struct Proof {
     pub site: Site,
     /// Whether it is done over each bus of the kernel; else once.
     pub each_bus: bool,
-    /// Whether one round is enough: it leaves the machine without the device that it is about.
-    pub last: bool,
+    /// In which rounds of the plan it is done.
+    pub rounds: Rounds,
 }
 
 impl Proof {
@@ -47,16 +70,20 @@ impl Proof {
 }
 
 const fn over_each_bus(name: &'static str, about: &'static str) -> Proof {
-    Proof { name, about, site: Site::Main, each_bus: true, last: false }
+    Proof { name, about, site: Site::Main, each_bus: true, rounds: Rounds::Each }
+}
+
+const fn plan(name: &'static str, about: &'static str) -> Proof {
+    Proof { rounds: Rounds::First, ..over_each_bus(name, about) }
 }
 
 const fn once(site: Site, name: &'static str, about: &'static str) -> Proof {
-    Proof { name, about, site, each_bus: false, last: false }
+    Proof { name, about, site, each_bus: false, rounds: Rounds::Each }
 }
 
 /// The proof that needs the framework's test program.
 pub const BUS_TESTS: Proof =
-    over_each_bus("bus-tests", "the framework's own tests of its buses, on a real controller");
+    plan("bus-tests", "the framework's own tests of its buses, on a real controller");
 
 /// Every proof, in the order in which a guest goes through them.
 pub const ALL: &[Proof] = &[
@@ -123,8 +150,8 @@ pub const ALL: &[Proof] = &[
         "virtual-function",
         "clients with a virtual function each: their own, used again after a kill, no more than two",
     ),
-    over_each_bus("conformance", "the whole conformance plan on an NVMe controller"),
-    over_each_bus(
+    plan("conformance", "the whole conformance plan on an NVMe controller"),
+    plan(
         "edu",
         "the same for a driver without queues: QEMU's edu device, its engine, DMA and interrupt",
     ),
@@ -138,7 +165,7 @@ pub const ALL: &[Proof] = &[
     ),
     once(Site::Main, "released", "no process, no mapping and no file of a device is left"),
     Proof {
-        last: true,
+        rounds: Rounds::Last,
         ..over_each_bus(
             "unplug",
             "a device that is unplugged under load: every grant ends with an error of one line",

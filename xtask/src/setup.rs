@@ -21,6 +21,8 @@ pub(crate) enum Purpose {
     Test,
     /// Run the slower gates and count instructions
     Ci,
+    /// Build the virtual lab's own kernel
+    Kernel,
 }
 
 /// How a package shows without dpkg.
@@ -42,14 +44,19 @@ struct Package {
 }
 
 /// Every package that any command needs. Why: hwlocality finds hwloc by pkg-config and links libudev; the demo makes and
-/// checks an ext4 image; tests count system calls with strace; callgrind counts instructions.
-const PACKAGES: [Package; 6] = [
+/// checks an ext4 image; tests count system calls with strace; callgrind counts instructions; the rest compiles a kernel.
+const PACKAGES: [Package; 11] = [
     Package { name: "pkg-config", probe: Probe::Tool("pkg-config"), since: Purpose::Demo },
     Package { name: "libhwloc-dev", probe: Probe::Library("hwloc"), since: Purpose::Demo },
     Package { name: "libudev-dev", probe: Probe::Library("libudev"), since: Purpose::Demo },
     Package { name: "e2fsprogs", probe: Probe::Tool("mkfs.ext4"), since: Purpose::Demo },
     Package { name: "strace", probe: Probe::Tool("strace"), since: Purpose::Test },
     Package { name: "valgrind", probe: Probe::Tool("valgrind"), since: Purpose::Ci },
+    Package { name: "flex", probe: Probe::Tool("flex"), since: Purpose::Kernel },
+    Package { name: "bison", probe: Probe::Tool("bison"), since: Purpose::Kernel },
+    Package { name: "bc", probe: Probe::Tool("bc"), since: Purpose::Kernel },
+    Package { name: "libelf-dev", probe: Probe::Library("libelf"), since: Purpose::Kernel },
+    Package { name: "libssl-dev", probe: Probe::Library("libcrypto"), since: Purpose::Kernel },
 ];
 
 /// How packages can be installed here.
@@ -200,7 +207,17 @@ mod tests {
         let found = |probe: &Probe| *probe == Probe::Library("hwloc");
         assert_eq!(
             missing_from(PACKAGES.iter(), listing, found),
-            ["pkg-config", "libudev-dev", "strace", "valgrind"]
+            [
+                "pkg-config",
+                "libudev-dev",
+                "strace",
+                "valgrind",
+                "flex",
+                "bison",
+                "bc",
+                "libelf-dev",
+                "libssl-dev"
+            ]
         );
     }
 
@@ -213,7 +230,8 @@ mod tests {
     #[test]
     fn a_name_that_another_one_begins_with_is_not_taken_for_it() {
         let listing = "strace-dbg\tinstalled\nvalgrind\tinstalled\textra\n";
-        let needed = PACKAGES.iter().filter(|package| package.since >= Purpose::Test);
+        let meant = [Purpose::Test, Purpose::Ci];
+        let needed = PACKAGES.iter().filter(|package| meant.contains(&package.since));
         assert_eq!(missing_from(needed, listing, nothing), ["strace", "valgrind"]);
     }
 

@@ -40,11 +40,49 @@ pub(super) fn numa(cx: &mut Cx<'_>) -> Verdict {
     let processors = far.attribute("local_cpulist")?;
     let near = threads_on(&broker, &processors)?;
     check(near > 0, || format!("no thread of the broker keeps to processor {processors}"))?;
+    let client = busy(cx, &broker)?;
+    let pages = pages_by_node(&broker)?;
+    check(
+        pages.iter().all(|pages| pages.here > 0 && pages.elsewhere == 0) && pages.len() > 1,
+        || format!("the broker's memory for the device's DMA: {pages:?}"),
+    )?;
+    drop(client);
     let (lba, blocks, seed) = (0, 16, 0x4000 + cx.turn());
-    succeeded(client(cx, &broker, "work", &[lba, blocks, seed, 1, 0])?.wait()?)?;
+    succeeded(self::client(cx, &broker, "work", &[lba, blocks, seed, 1, 0])?.wait()?)?;
     cx.wrote(Wrote { disk: sites::FAR.name.to_owned(), lba, blocks, seed })?;
     broker.stop()?;
-    Ok(format!("node 1; {near} threads keep to processor {processors}"))
+    let here: u64 = pages.iter().map(|pages| pages.here).sum();
+    Ok(format!(
+        "node 1; {near} threads keep to processor {processors}; {here} pages for DMA lie there"
+    ))
+}
+
+/// Where the pages of a piece of memory lie.
+#[derive(Debug)]
+struct Pages {
+    file: String,
+    here: u64,
+    elsewhere: u64,
+}
+
+/// The pages of everything that the broker has mapped for the device's DMA: its driver's memory and its clients' arenas
+/// (`/proc/PID/numa_maps`: "7f...-7f... default file=/memfd:NAME dirty=4 N1=4 kernelpagesize_kB=4").
+fn pages_by_node(broker: &Broker) -> Result<Vec<Pages>, Trouble> {
+    let maps = fs::read_to_string(format!("/proc/{}/numa_maps", broker.process.pid()))?;
+    let pages = |line: &str| {
+        let mut words = line.split_whitespace();
+        let file = words.find_map(|word| word.strip_prefix("file=/memfd:"))?.to_owned();
+        let on = |word: &str| -> Option<(u32, u64)> {
+            let (node, pages) = word.strip_prefix('N')?.split_once('=')?;
+            Some((node.parse().ok()?, pages.parse().ok()?))
+        };
+        let (mut here, mut elsewhere) = (0, 0);
+        for (node, pages) in words.filter_map(on) {
+            *(if node == 1 { &mut here } else { &mut elsewhere }) += pages;
+        }
+        Some(Pages { file, here, elsewhere })
+    };
+    Ok(maps.lines().filter_map(pages).collect())
 }
 
 /// How many threads of a broker may only run on these processors.
