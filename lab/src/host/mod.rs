@@ -15,5 +15,6 @@ pub mod process;
 pub mod qemu;
 pub mod qmp;
 pub mod running;
+pub mod scratch;
 pub mod session;
 pub mod sites;
