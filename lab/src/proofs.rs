@@ -40,6 +40,29 @@ impl Site {
     }
 }
 
+/// Rounds of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rounds {
+    /// In each: what the first leaves behind the second finds.
+    Each,
+    /// In the first one: a plan of its own, which starts and ends many brokers by itself.
+    First,
+    /// In the last one: it leaves the machine without the device that it is about.
+    Last,
+}
+
+impl Rounds {
+    /// Whether round `round` of `of` is meant, counted from 1.
+    #[must_use]
+    pub const fn has(self, round: u32, of: u32) -> bool {
+        match self {
+            Self::Each => true,
+            Self::First => round == 1,
+            Self::Last => round >= of,
+        }
+    }
+}
+
 /// One proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proof {
@@ -53,21 +76,37 @@ pub struct Proof {
     pub boot: u32,
     /// Whether it is done over each bus of the kernel; else once.
     pub each_bus: bool,
-    /// Whether one round is enough: it leaves the machine without the device that it is about.
-    pub last: bool,
+    /// In which rounds of the plan it is done.
+    pub rounds: Rounds,
+}
+
+impl Proof {
+    /// Whether one of these is a part of its name; all proofs are meant if there is none.
+    #[must_use]
+    pub fn is_named_by(&self, only: &[String]) -> bool {
+        only.is_empty() || only.iter().any(|part| self.name.contains(part.as_str()))
+    }
 }
 
 const fn over_each_bus(name: &'static str, about: &'static str) -> Proof {
-    Proof { name, about, sites: &[Site::Main], boot: 1, each_bus: true, last: false }
+    Proof { name, about, sites: &[Site::Main], boot: 1, each_bus: true, rounds: Rounds::Each }
+}
+
+const fn plan(name: &'static str, about: &'static str) -> Proof {
+    Proof { rounds: Rounds::First, ..over_each_bus(name, about) }
 }
 
 const fn once(sites: &'static [Site], name: &'static str, about: &'static str) -> Proof {
-    Proof { name, about, sites, boot: 1, each_bus: false, last: false }
+    Proof { name, about, sites, boot: 1, each_bus: false, rounds: Rounds::Each }
 }
 
 const fn served(sites: &'static [Site], name: &'static str, about: &'static str) -> Proof {
-    Proof { last: true, ..once(sites, name, about) }
+    Proof { rounds: Rounds::Last, ..once(sites, name, about) }
 }
+
+/// The proof that needs the framework's test program.
+pub const BUS_TESTS: Proof =
+    plan("bus-tests", "the framework's own tests of its buses, on a real controller");
 
 /// Every proof, in the order in which a guest goes through them.
 pub const ALL: &[Proof] = &[
@@ -110,8 +149,12 @@ pub const ALL: &[Proof] = &[
         "a broker that is killed, and one that is stopped: the next one takes over",
     ),
     over_each_bus(
+        "reset",
+        "a reset by the operator: every client gets an error of one line, the next claim works",
+    ),
+    over_each_bus(
         "numa",
-        "a device on node 1: the broker reports the node and stays on its processors",
+        "a device on node 1: the broker stays on its processors, and its memory lies there",
     ),
     over_each_bus(
         "ordinary-user",
@@ -123,9 +166,19 @@ pub const ALL: &[Proof] = &[
         "tier paged is refused in one line: QEMU's NVMe has every doorbell in one page",
     ),
     over_each_bus(
-        "edu",
-        "a driver without queues: QEMU's edu device, its engine, its DMA, its interrupt",
+        "revocable-slice",
+        "a client that holds nothing but a dma-buf is revoked under load; kernels without: refused",
     ),
+    over_each_bus(
+        "virtual-function",
+        "clients with a virtual function each: their own, used again after a kill, no more than two",
+    ),
+    plan("conformance", "the whole conformance plan on an NVMe controller"),
+    plan(
+        "edu",
+        "the same for a driver without queues: QEMU's edu device, its engine, DMA and interrupt",
+    ),
+    BUS_TESTS,
     once(&[Site::Main], "operator", "bind, unbind, list and check on a live kernel"),
     once(&[Site::Main], "held", "a device that another driver holds: one line that says which"),
     once(
@@ -135,7 +188,7 @@ pub const ALL: &[Proof] = &[
     ),
     once(&[Site::Main], "released", "no process, no mapping and no file of a device is left"),
     Proof {
-        last: true,
+        rounds: Rounds::Last,
         ..over_each_bus(
             "unplug",
             "a device that is unplugged under load: every grant ends with an error of one line",

@@ -61,6 +61,8 @@ pub struct Job {
     pub machine: String,
     /// The folder with the programs under test.
     pub programs: String,
+    /// The framework's own test program, for the tests of its buses on a real device.
+    pub tests: String,
     /// Only proofs whose name contains one of these; all if there is none.
     pub only: Vec<String>,
     /// Only this bus (`container` or `cdev`); both if it is not given.

@@ -16,6 +16,7 @@ pub mod process;
 pub mod qemu;
 pub mod qmp;
 pub mod running;
+pub mod scratch;
 pub mod served;
 pub mod session;
 pub mod sites;

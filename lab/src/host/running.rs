@@ -16,6 +16,7 @@ use crate::host::machine::Machine;
 use crate::host::process;
 use crate::host::qemu::Qemu;
 use crate::host::qmp::{self, Qmp};
+use crate::host::scratch::Scratch;
 use crate::host::served::{Served, Server};
 use crate::protocol::{self, FromGuest, Request, ToGuest};
 
@@ -64,7 +65,7 @@ pub struct Guest {
     /// The guest's `uname -r`.
     pub release: String,
     servers: Vec<Server>,
-    folder: tempfile::TempDir,
+    folder: Scratch,
 }
 
 impl Guest {
@@ -73,10 +74,7 @@ impl Guest {
     /// # Errors
     /// If anything of this fails; the message ends with the last lines of the console.
     pub fn boot(machine: &Machine, boot: &Boot<'_>) -> Result<Self> {
-        let folder =
-            tempfile::Builder::new().prefix("doorbell-lab-").tempdir().map_err(|error| {
-                LabError::Failed(format!("cannot make a temporary folder: {error}"))
-            })?;
+        let folder = Scratch::new("doorbell-lab-", None)?;
         machine.make_images(folder.path())?;
         let (port, monitor) = (folder.path().join("port"), folder.path().join("monitor"));
         let (port_listener, monitor_listener) = (qmp::listen(&port)?, qmp::listen(&monitor)?);

@@ -15,6 +15,8 @@ pub const TWIN: Disk = Disk { name: "twin", blocks: 2048, seed: 0x0d15_c002 };
 pub const SLOT: Disk = Disk { name: "slot", blocks: 2048, seed: 0x0d15_c003 };
 /// A disk on NUMA node 1.
 pub const FAR: Disk = Disk { name: "far", blocks: 2048, seed: 0x0d15_c004 };
+/// A disk for programs that write what they like, at 0000:00:06.0; its proofs fill it with a pattern in the end.
+pub const SCRATCH: Disk = Disk { name: "scratch", blocks: 16384, seed: 0x0d15_c006 };
 /// The namespace that the physical function and its virtual functions share, below 0000:00:0b.0.
 pub const SHARED: Disk = Disk { name: "shared", blocks: 8192, seed: 0x0d15_c005 };
 
@@ -53,6 +55,7 @@ fn main(machine: Machine) -> Machine {
     machine
         .two_nodes()
         .device("edu,id=edu,bus=pcie.0,addr=05.0")
+        .nvme(SCRATCH, "bus=pcie.0,addr=06.0")
         .nvme(HELD, "bus=pcie.0,addr=09.0,multifunction=on")
         .nvme(TWIN, "bus=pcie.0,addr=09.1")
         .device("pcie-root-port,id=slot-port,bus=pcie.0,addr=0a.0,chassis=10,slot=10")
@@ -62,7 +65,7 @@ fn main(machine: Machine) -> Machine {
         .device("nvme-subsys,id=subsystem")
         .device(
             "nvme,id=pf,serial=pf,subsys=subsystem,bus=vf-port,max_ioqpairs=8,msix_qsize=9,\
-             sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2",
+             sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=4",
         )
         .device("nvme-ns,drive=shared-drive,bus=pf,nsid=1,shared=on")
         .device("pxb-pcie,id=far-bridge,bus_nr=64,numa_node=1,bus=pcie.0,addr=0c.0")

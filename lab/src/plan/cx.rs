@@ -49,6 +49,8 @@ pub(super) fn check(is: bool, otherwise: impl FnOnce() -> String) -> Result<(), 
 pub(super) struct Cx<'p> {
     pub(super) programs: Programs,
     pub(super) round: u32,
+    /// The framework's test program.
+    pub(super) tests: String,
     bus: Option<&'static str>,
     tools: Vec<Tool>,
     port: &'p mut Port,
@@ -61,7 +63,14 @@ impl<'p> Cx<'p> {
         round: u32,
         port: &'p mut Port,
     ) -> Self {
-        Self { programs: Programs::new(&job.programs), round, bus, tools: job.tools.clone(), port }
+        Self {
+            programs: Programs::new(&job.programs),
+            round,
+            tests: job.tests.clone(),
+            bus,
+            tools: job.tools.clone(),
+            port,
+        }
     }
 
     /// The bus of this proof; for proofs that are done over each.

@@ -2,7 +2,9 @@
 
 pub mod client;
 mod clients;
+mod conformance;
 mod cx;
+mod functions;
 mod io;
 mod kernel;
 mod places;
@@ -26,7 +28,7 @@ use cx::{BUSES, Cx, Trouble, Verdict};
 pub fn run(job: &Job, port: &mut Port) -> std_io::Result<()> {
     for round in 1..=job.rounds.max(1) {
         for proof in proofs::ALL.iter().filter(|proof| chosen(proof, job)) {
-            if proof.last && round < job.rounds {
+            if !proof.rounds.has(round, job.rounds) {
                 continue;
             }
             if !proof.each_bus {
@@ -47,7 +49,7 @@ pub fn run(job: &Job, port: &mut Port) -> std_io::Result<()> {
 fn chosen(proof: &Proof, job: &Job) -> bool {
     proof.sites.iter().any(|site| site.name() == job.machine)
         && proof.boot == job.boot
-        && (job.only.is_empty() || job.only.iter().any(|part| proof.name.contains(part.as_str())))
+        && proof.is_named_by(&job.only)
 }
 
 /// Does one proof and reports it.
@@ -92,12 +94,17 @@ fn perform(name: &str, cx: &mut Cx<'_>) -> Verdict {
         "killed-client" => clients::killed_client(cx),
         "revoked-client" => clients::revoked_client(cx),
         "broker-restart" => clients::broker_restart(cx),
+        "reset" => clients::reset(cx),
         "numa" => places::numa(cx),
         "ordinary-user" => refusals::ordinary_user(cx),
         "memlock" => refusals::memlock(cx),
         "operator" => places::operator(cx),
         "slice" => slices::slice(cx),
-        "edu" => refusals::edu(cx),
+        "revocable-slice" => slices::revocable(cx),
+        "virtual-function" => functions::virtual_function(cx),
+        "conformance" => conformance::nvme(cx),
+        "edu" => conformance::edu(cx),
+        "bus-tests" => conformance::bus_tests(cx),
         "held" => refusals::held(cx),
         "not-viable" => refusals::not_viable(cx),
         "released" => places::released(cx),
