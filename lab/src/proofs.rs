@@ -9,7 +9,20 @@ pub enum Site {
     NoIommu,
     /// virtio-iommu, which remaps no interrupts.
     VirtioIommu,
+    /// A guest that drives our software controller over vfio-user with its own driver: no IOMMU, firmware that uses
+    /// the disk first, a reboot.
+    Served,
+    /// The same behind VT-d with an identity map (`iommu=pt`).
+    ServedPassthrough,
+    /// The same behind VT-d that translates (`iommu=nopt`).
+    ServedTranslated,
+    /// The same with memory that the server cannot map: all DMA is by messages.
+    ServedPrivate,
 }
+
+/// The machines whose guest drives a device that we serve.
+pub const SERVED: [Site; 4] =
+    [Site::Served, Site::ServedPassthrough, Site::ServedTranslated, Site::ServedPrivate];
 
 impl Site {
     /// Its name in messages between guest and host.
@@ -19,6 +32,33 @@ impl Site {
             Self::Main => "main",
             Self::NoIommu => "no-iommu",
             Self::VirtioIommu => "virtio-iommu",
+            Self::Served => "served",
+            Self::ServedPassthrough => "served-pt",
+            Self::ServedTranslated => "served-nopt",
+            Self::ServedPrivate => "served-private",
+        }
+    }
+}
+
+/// Rounds of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rounds {
+    /// In each: what the first leaves behind the second finds.
+    Each,
+    /// In the first one: a plan of its own, which starts and ends many brokers by itself.
+    First,
+    /// In the last one: it leaves the machine without the device that it is about.
+    Last,
+}
+
+impl Rounds {
+    /// Whether round `round` of `of` is meant, counted from 1.
+    #[must_use]
+    pub const fn has(self, round: u32, of: u32) -> bool {
+        match self {
+            Self::Each => true,
+            Self::First => round == 1,
+            Self::Last => round >= of,
         }
     }
 }
@@ -30,25 +70,47 @@ pub struct Proof {
     pub name: &'static str,
     /// What it shows, in a line.
     pub about: &'static str,
-    /// The machine that it needs.
-    pub site: Site,
+    /// The machines that it is done on.
+    pub sites: &'static [Site],
+    /// In which boot of the machine.
+    pub boot: u32,
     /// Whether it is done over each bus of the kernel; else once.
     pub each_bus: bool,
-    /// Whether one round is enough: it leaves the machine without the device that it is about.
-    pub last: bool,
+    /// In which rounds of the plan it is done.
+    pub rounds: Rounds,
+}
+
+impl Proof {
+    /// Whether one of these is a part of its name; all proofs are meant if there is none.
+    #[must_use]
+    pub fn is_named_by(&self, only: &[String]) -> bool {
+        only.is_empty() || only.iter().any(|part| self.name.contains(part.as_str()))
+    }
 }
 
 const fn over_each_bus(name: &'static str, about: &'static str) -> Proof {
-    Proof { name, about, site: Site::Main, each_bus: true, last: false }
+    Proof { name, about, sites: &[Site::Main], boot: 1, each_bus: true, rounds: Rounds::Each }
 }
 
-const fn once(site: Site, name: &'static str, about: &'static str) -> Proof {
-    Proof { name, about, site, each_bus: false, last: false }
+const fn plan(name: &'static str, about: &'static str) -> Proof {
+    Proof { rounds: Rounds::First, ..over_each_bus(name, about) }
 }
+
+const fn once(sites: &'static [Site], name: &'static str, about: &'static str) -> Proof {
+    Proof { name, about, sites, boot: 1, each_bus: false, rounds: Rounds::Each }
+}
+
+const fn served(sites: &'static [Site], name: &'static str, about: &'static str) -> Proof {
+    Proof { rounds: Rounds::Last, ..once(sites, name, about) }
+}
+
+/// The proof that needs the framework's test program.
+pub const BUS_TESTS: Proof =
+    plan("bus-tests", "the framework's own tests of its buses, on a real controller");
 
 /// Every proof, in the order in which a guest goes through them.
 pub const ALL: &[Proof] = &[
-    once(Site::Main, "kernel", "VT-d is on and remaps interrupts; the kernel offers the buses"),
+    once(&[Site::Main], "kernel", "VT-d is on and remaps interrupts; the kernel offers the buses"),
     over_each_bus(
         "bring-up",
         "the broker takes the device over, serves it, and says over which bus",
@@ -87,8 +149,12 @@ pub const ALL: &[Proof] = &[
         "a broker that is killed, and one that is stopped: the next one takes over",
     ),
     over_each_bus(
+        "reset",
+        "a reset by the operator: every client gets an error of one line, the next claim works",
+    ),
+    over_each_bus(
         "numa",
-        "a device on node 1: the broker reports the node and stays on its processors",
+        "a device on node 1: the broker stays on its processors, and its memory lies there",
     ),
     over_each_bus(
         "ordinary-user",
@@ -100,30 +166,97 @@ pub const ALL: &[Proof] = &[
         "tier paged is refused in one line: QEMU's NVMe has every doorbell in one page",
     ),
     over_each_bus(
-        "edu",
-        "a driver without queues: QEMU's edu device, its engine, its DMA, its interrupt",
+        "revocable-slice",
+        "a client that holds nothing but a dma-buf is revoked under load; kernels without: refused",
     ),
-    once(Site::Main, "operator", "bind, unbind, list and check on a live kernel"),
-    once(Site::Main, "held", "a device that another driver holds: one line that says which"),
+    over_each_bus(
+        "virtual-function",
+        "clients with a virtual function each: their own, used again after a kill, no more than two",
+    ),
+    plan("conformance", "the whole conformance plan on an NVMe controller"),
+    plan(
+        "edu",
+        "the same for a driver without queues: QEMU's edu device, its engine, DMA and interrupt",
+    ),
+    BUS_TESTS,
+    once(&[Site::Main], "operator", "bind, unbind, list and check on a live kernel"),
+    once(&[Site::Main], "held", "a device that another driver holds: one line that says which"),
     once(
-        Site::Main,
+        &[Site::Main],
         "not-viable",
         "a group with a device of another driver in it: one line that names it",
     ),
-    once(Site::Main, "released", "no process, no mapping and no file of a device is left"),
+    once(&[Site::Main], "released", "no process, no mapping and no file of a device is left"),
     Proof {
-        last: true,
+        rounds: Rounds::Last,
         ..over_each_bus(
             "unplug",
             "a device that is unplugged under load: every grant ends with an error of one line",
         )
     },
-    once(Site::NoIommu, "no-iommu", "without an IOMMU the broker refuses in one line"),
+    once(&[Site::NoIommu], "no-iommu", "without an IOMMU the broker refuses in one line"),
     once(
-        Site::VirtioIommu,
+        &[Site::VirtioIommu],
         "no-remapping",
         "without interrupt remapping the broker refuses in one line",
     ),
+    served(
+        &[Site::Served],
+        "guest-firmware",
+        "firmware has read and written our controller's disk before the kernel came",
+    ),
+    served(
+        &SERVED,
+        "guest-driver",
+        "the guest's own nvme driver runs our controller: its size, its serial number, MSI-X",
+    ),
+    served(
+        &SERVED,
+        "guest-files",
+        "an ext4 file system: made, filled, read back from the disk, checked, unmounted",
+    ),
+    served(
+        &SERVED,
+        "guest-load",
+        "fio writes and verifies at full queue depth, and with transfers of all sizes",
+    ),
+    served(
+        &[Site::Served],
+        "guest-tools",
+        "nvme-cli: what id-ctrl, id-ns, smart-log and error-log show",
+    ),
+    served(
+        &[Site::Served],
+        "guest-refusals",
+        "nvme-cli sends commands that are not valid: each ends with the status it must",
+    ),
+    served(
+        &[Site::Served],
+        "guest-format",
+        "nvme-cli formats a namespace, with 4096-byte blocks and back; it is empty afterwards",
+    ),
+    served(
+        &SERVED,
+        "guest-kept",
+        "the files are still there, and can be renamed, truncated and removed",
+    ),
+    served(&SERVED, "guest-log", "the guest's kernel complains of nothing"),
+    Proof {
+        boot: 2,
+        ..served(
+            &[Site::Served],
+            "guest-reboot",
+            "after a reboot without power-off the files are there, and new ones can be written",
+        )
+    },
+    Proof {
+        boot: 2,
+        ..served(
+            &[Site::Served],
+            "guest-reboot-log",
+            "the guest's kernel complains of nothing after the reboot either",
+        )
+    },
 ];
 
 /// A proof, by its name.

@@ -1,5 +1,6 @@
 //! `cargo xtask lab`: builds the programs, boots the virtual lab's machines, and adds up what they prove.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -11,17 +12,15 @@ use doorbell_lab::LabError;
 use doorbell_lab::host::kernel::{self, Kernel};
 use doorbell_lab::host::qemu::{self, Qemu};
 use doorbell_lab::host::running::{Accelerator, Boot};
-use doorbell_lab::host::{accelerator, session, sites};
-use doorbell_lab::proofs::{self, Proof, Site};
-use doorbell_lab::protocol::{Job, Outcome, Proved};
+use doorbell_lab::host::{accelerator, session, sites, tools};
+use doorbell_lab::proofs::{self, Site};
+use doorbell_lab::protocol::{Job, Outcome, Proved, Tool};
 use serde_json::json;
 
-use crate::exec;
 use crate::steps::Done;
 use crate::workspace::Workspace;
 
-/// The programs that run in the guest: their packages.
-const PACKAGES: [&str; 2] = ["doorbell-cli", "doorbell-lab"];
+mod programs;
 
 /// What `cargo xtask lab` can be told.
 #[derive(Debug, Args)]
@@ -41,7 +40,7 @@ pub(crate) struct Options {
     /// Which kernels: those with everything built in, or the one that Debian ships
     #[arg(long, value_enum, default_value_t = Kernels::All)]
     kernels: Kernels,
-    /// How often a guest goes through its plan: the second time finds what the first has not given back
+    /// How often the first guest goes through its plan: the second time finds what the first has not given back
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Try the processor's own virtualisation, and go back to emulation if a guest does not come up
@@ -108,16 +107,40 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 
 /// Runs the lab. A machine on which a part of it cannot run is a skip.
 pub(crate) fn perform(workspace: &Workspace, options: &Options) -> Result<Done> {
-    let mut build = workspace.cargo();
-    build.arg("build");
-    build.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
-    exec::run_to_stderr(&mut build)?;
+    let built = programs::build(workspace)?;
+    let tests = if proofs::BUS_TESTS.is_named_by(&options.only) {
+        programs::framework_tests(workspace)?.display().to_string()
+    } else {
+        String::new()
+    };
     let mut report = Report::default();
-    match Lab::prepare(workspace, options) {
+    match Lab::prepare(workspace, options, built, tests) {
         Ok(lab) => lab.boots(&mut report)?,
         Err(error) => report.could_not("the lab", &error)?,
     }
     report.finish(options.json)
+}
+
+/// What guests need that drive our own devices.
+#[derive(Debug)]
+struct Client {
+    qemu: Qemu,
+    tools: Vec<Tool>,
+}
+
+impl Client {
+    /// A program that cannot be had is left out: the proofs that need it are skipped.
+    fn find() -> Result<Self, LabError> {
+        let qemu = Qemu::find(&qemu::VFIO_USER)?;
+        let mut tools = Vec::new();
+        for wanted in [tools::FIO, tools::NVME] {
+            match tools::find(wanted) {
+                Ok(tool) => tools.push(tool),
+                Err(error) => eprintln!("  no {}: {error}", wanted.program),
+            }
+        }
+        Ok(Self { qemu, tools })
+    }
 }
 
 /// What every boot of a run shares.
@@ -125,16 +148,24 @@ pub(crate) fn perform(workspace: &Workspace, options: &Options) -> Result<Done> 
 struct Lab<'a> {
     options: &'a Options,
     qemu: Qemu,
+    /// What guests need that drive our own devices: a QEMU that is a vfio-user client, and programs. Found when the first
+    /// of them boots.
+    client: OnceCell<Result<Client, LabError>>,
     accelerator: Accelerator,
     programs: PathBuf,
+    tests: String,
     logs: PathBuf,
     ready: Vec<Kernel>,
     skipped: Vec<(String, LabError)>,
 }
 
 impl<'a> Lab<'a> {
-    fn prepare(workspace: &Workspace, options: &'a Options) -> Result<Self, LabError> {
-        let programs = workspace.target.join("debug");
+    fn prepare(
+        workspace: &Workspace,
+        options: &'a Options,
+        programs: PathBuf,
+        tests: String,
+    ) -> Result<Self, LabError> {
         let hidden = ["/tmp", "/run", "/dev", "/proc", "/sys"];
         if let Some(place) = hidden.iter().find(|place| programs.starts_with(place)) {
             return Err(LabError::Unavailable(format!(
@@ -160,7 +191,18 @@ impl<'a> Lab<'a> {
         let logs = workspace.target.join("lab");
         let accelerator =
             accelerator::choose(options.kvm, &qemu, kernels.first(), &programs, &logs)?;
-        Ok(Self { options, qemu, accelerator, programs, logs, ready: kernels, skipped })
+        let client = OnceCell::new();
+        Ok(Self {
+            options,
+            qemu,
+            client,
+            accelerator,
+            programs,
+            tests,
+            logs,
+            ready: kernels,
+            skipped,
+        })
     }
 
     /// Boots every machine that has something to prove.
@@ -169,13 +211,17 @@ impl<'a> Lab<'a> {
             report.could_not(what, error)?;
         }
         for (at, kernel) in self.ready.iter().enumerate() {
-            for site in [Site::Main, Site::NoIommu, Site::VirtioIommu] {
-                // The negatives do not depend on the kernel.
+            let served = if self.options.shell.is_none() { &proofs::SERVED[..] } else { &[] };
+            for site in [Site::Main, Site::NoIommu, Site::VirtioIommu].iter().chain(served).copied()
+            {
+                // The others do not depend on the kernel.
                 if site != Site::Main && at > 0 {
                     continue;
                 }
                 if self.options.shell.is_some() || wanted(site, &self.options.only) {
-                    self.boot(kernel, site, report)?;
+                    // What is left over from the first round does not depend on the kernel either.
+                    let rounds = if at == 0 { self.options.rounds } else { 1 };
+                    self.boot(kernel, site, rounds, report)?;
                 }
                 if self.options.shell.is_some() {
                     return Ok(());
@@ -185,29 +231,35 @@ impl<'a> Lab<'a> {
         Ok(())
     }
 
-    fn boot(&self, kernel: &Kernel, site: Site, report: &mut Report) -> Result<()> {
+    fn boot(&self, kernel: &Kernel, site: Site, rounds: u32, report: &mut Report) -> Result<()> {
         let machine = sites::machine(site);
         let title = format!("{} on {}", machine.name, kernel.release);
         eprintln!("==> {title}");
         let console = self.logs.join(format!("{}-{}.log", machine.name, kernel.release));
         let init = self.programs.join("lab-guest");
-        let boot = Boot {
-            qemu: &self.qemu,
-            kernel,
-            accelerator: self.accelerator,
-            init: &init,
-            console: &console,
+        let (qemu, tools) = if proofs::SERVED.contains(&site) {
+            match self.client.get_or_init(Client::find) {
+                Ok(client) => (&client.qemu, client.tools.clone()),
+                Err(error) => return report.could_not(&title, error),
+            }
+        } else {
+            (&self.qemu, Vec::new())
         };
+        let boot =
+            Boot { qemu, kernel, accelerator: self.accelerator, init: &init, console: &console };
         let job = Job {
             machine: machine.name.to_owned(),
             programs: self.programs.display().to_string(),
+            tests: self.tests.clone(),
             only: self.options.only.clone(),
             bus: self
                 .options
                 .bus
                 .and_then(|bus| Some(bus.to_possible_value()?.get_name().to_owned())),
-            rounds: self.options.rounds,
+            rounds,
+            tools,
             shell: self.options.shell.clone(),
+            ..Job::default()
         };
         match session::run(&machine, &boot, job, |proved| report.add(&title, proved)) {
             Ok(_) if self.options.shell.is_some() => {
@@ -238,40 +290,22 @@ fn ready(workspace: &Workspace, options: &Options) -> Result<Vec<Kernel>, LabErr
 
 /// Debian's own kernel, with a first program for its modules.
 fn debian(workspace: &Workspace) -> Result<Kernel, LabError> {
-    let mut build = workspace.cargo();
-    // Linked statically, as nothing else is there when it runs; for a named target, so that what cargo itself runs
-    // while it builds is not.
-    build.env("RUSTFLAGS", "-C target-feature=+crt-static");
-    build.args([
-        "build",
-        "--package",
-        "doorbell-lab",
-        "--no-default-features",
-        "--bin",
-        "lab-init",
-    ]);
-    build.args(["--target", TARGET]);
-    exec::run_to_stderr(&mut build).map_err(|error| LabError::Failed(format!("{error:#}")))?;
-    let init = workspace.target.join(TARGET).join("debug/lab-init");
+    let init = programs::init(workspace).map_err(|error| LabError::Failed(format!("{error:#}")))?;
     doorbell_lab::host::modular::debian(&init, &workspace.target.join("lab"))
 }
 
-/// The lab's guests are of this kind.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-
 /// Whether a site has a proof that was asked for.
 fn wanted(site: Site, only: &[String]) -> bool {
-    let named = |proof: &Proof| {
-        only.is_empty() || only.iter().any(|part| proof.name.contains(part.as_str()))
-    };
-    proofs::ALL.iter().any(|proof| proof.site == site && named(proof))
+    proofs::ALL.iter().any(|proof| proof.sites.contains(&site) && proof.is_named_by(only))
 }
 
 fn list() -> Result<()> {
     let mut text = String::new();
     for proof in proofs::ALL {
         let buses = if proof.each_bus { "each bus" } else { "once" };
-        writeln!(text, "{:<18} {:<13} {buses:<9} {}", proof.name, proof.site.name(), proof.about)?;
+        for site in proof.sites {
+            writeln!(text, "{:<18} {:<15} {buses:<9} {}", proof.name, site.name(), proof.about)?;
+        }
     }
     std::io::stdout().write_all(text.as_bytes()).context("cannot print the list")
 }

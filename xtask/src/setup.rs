@@ -21,6 +21,8 @@ pub(crate) enum Purpose {
     Test,
     /// Run the slower gates and count instructions
     Ci,
+    /// Build the virtual lab's own kernel
+    Kernel,
 }
 
 /// How a package shows without dpkg.
@@ -42,9 +44,9 @@ struct Package {
 }
 
 /// Every package that any command needs. Why: hwlocality finds hwloc by pkg-config and links libudev; the demo makes and
-/// checks an ext4 image; tests count system calls with strace; callgrind counts instructions;
-/// libFuzzer is C++.
-const PACKAGES: [Package; 7] = [
+/// checks an ext4 image; tests count system calls with strace; callgrind counts instructions; libFuzzer is C++; the rest
+/// compiles a kernel.
+const PACKAGES: [Package; 12] = [
     Package { name: "pkg-config", probe: Probe::Tool("pkg-config"), since: Purpose::Demo },
     Package { name: "libhwloc-dev", probe: Probe::Library("hwloc"), since: Purpose::Demo },
     Package { name: "libudev-dev", probe: Probe::Library("libudev"), since: Purpose::Demo },
@@ -52,6 +54,11 @@ const PACKAGES: [Package; 7] = [
     Package { name: "strace", probe: Probe::Tool("strace"), since: Purpose::Test },
     Package { name: "valgrind", probe: Probe::Tool("valgrind"), since: Purpose::Ci },
     Package { name: "g++", probe: Probe::Tool("c++"), since: Purpose::Ci },
+    Package { name: "flex", probe: Probe::Tool("flex"), since: Purpose::Kernel },
+    Package { name: "bison", probe: Probe::Tool("bison"), since: Purpose::Kernel },
+    Package { name: "bc", probe: Probe::Tool("bc"), since: Purpose::Kernel },
+    Package { name: "libelf-dev", probe: Probe::Library("libelf"), since: Purpose::Kernel },
+    Package { name: "libssl-dev", probe: Probe::Library("libcrypto"), since: Purpose::Kernel },
 ];
 
 /// How packages can be installed here.
@@ -202,7 +209,18 @@ mod tests {
         let found = |probe: &Probe| *probe == Probe::Library("hwloc");
         assert_eq!(
             missing_from(PACKAGES.iter(), listing, found),
-            ["pkg-config", "libudev-dev", "strace", "valgrind", "g++"]
+            [
+                "pkg-config",
+                "libudev-dev",
+                "strace",
+                "valgrind",
+                "g++",
+                "flex",
+                "bison",
+                "bc",
+                "libelf-dev",
+                "libssl-dev"
+            ]
         );
     }
 
@@ -215,7 +233,8 @@ mod tests {
     #[test]
     fn a_name_that_another_one_begins_with_is_not_taken_for_it() {
         let listing = "strace-dbg\tinstalled\nvalgrind\tinstalled\textra\n";
-        let needed = PACKAGES.iter().filter(|package| package.since >= Purpose::Test);
+        let meant = [Purpose::Test, Purpose::Ci];
+        let needed = PACKAGES.iter().filter(|package| meant.contains(&package.since));
         assert_eq!(missing_from(needed, listing, nothing), ["strace", "valgrind", "g++"]);
     }
 

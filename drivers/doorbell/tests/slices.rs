@@ -1,6 +1,7 @@
 //! Slices of a real BAR in real processes. `DOORBELL_TEST_PCI` names an NVMe function that vfio-pci has and
 //! whose contents do not matter; `DOORBELL_TEST_REVOKE` is the number of the feature that revokes, on a
 //! kernel that has it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 mod common;
 

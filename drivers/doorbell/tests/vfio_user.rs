@@ -1,4 +1,5 @@
 //! A device server of this program behind a broker of this program.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 mod common;
 

@@ -343,7 +343,7 @@ impl SoftCx {
     }
 
     /// Interrupts the host on `vector`, if it asked for it (always, for an interrupt that a peer
-    /// installed without an arm word, a moment later: [`super::late`]). Call it once after a batch of completions was stored: it
+    /// installed without an arm word, a moment later: `soft/late.rs`). Call it once after a batch of completions was stored: it
     /// fences, so that no completion is missed. A vector that nobody uses costs a compare.
     #[inline]
     pub fn interrupt(&mut self, vector: u16) {

@@ -1,5 +1,5 @@
 //! The bus `vfio-user` against servers that behave and servers that do not.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail by panic")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 mod commands;
 mod hostile;

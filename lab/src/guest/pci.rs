@@ -21,12 +21,12 @@ impl Function {
         Self { address: address.into() }
     }
 
-    /// The only function below the bridge at `bridge`.
+    /// The first function below the bridge at `bridge`: the only one, or the physical one that others belong to.
     #[must_use]
     pub fn below(bridge: &str) -> Option<Self> {
         let entries = fs::read_dir(Path::new(DEVICES).join(bridge)).ok()?;
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names.filter(|name| is_address(name)).map(Self::at).next()
+        names.filter(|name| is_address(name)).min().map(Self::at)
     }
 
     /// Its folder.

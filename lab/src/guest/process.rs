@@ -106,8 +106,16 @@ impl Process {
     ///
     /// # Errors
     /// If it does not end in time; it is killed then.
-    pub fn wait(mut self) -> io::Result<Ended> {
-        let status = until("the end", || self.child.try_wait());
+    pub fn wait(self) -> io::Result<Ended> {
+        self.wait_within(PATIENCE)
+    }
+
+    /// The same for a program that does much.
+    ///
+    /// # Errors
+    /// As [`Process::wait`].
+    pub fn wait_within(mut self, patience: Duration) -> io::Result<Ended> {
+        let status = until_within(patience, "the end", || self.child.try_wait());
         let status = status.map_err(|error| io::Error::other(format!("{}: {error}", self.name)))?;
         let (out, err) = (fs::read(&self.out)?, self.err());
         Ok(Ended { name: self.name.clone(), status, out, err })
@@ -126,14 +134,22 @@ impl Drop for Process {
 ///
 /// # Errors
 /// What `look` says, or that [`PATIENCE`] has run out.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> io::Result<Option<T>>) -> io::Result<T> {
+pub fn until<T>(what: &str, look: impl FnMut() -> io::Result<Option<T>>) -> io::Result<T> {
+    until_within(PATIENCE, what, look)
+}
+
+fn until_within<T>(
+    patience: Duration,
+    what: &str,
+    mut look: impl FnMut() -> io::Result<Option<T>>,
+) -> io::Result<T> {
     let begin = Instant::now();
     loop {
         if let Some(found) = look()? {
             return Ok(found);
         }
-        if begin.elapsed() >= PATIENCE {
-            return Err(io::Error::other(format!("waited {} s for {what}", PATIENCE.as_secs())));
+        if begin.elapsed() >= patience {
+            return Err(io::Error::other(format!("waited {} s for {what}", patience.as_secs())));
         }
         thread::sleep(LOOK);
     }

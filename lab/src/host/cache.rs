@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{LabError, Result, unavailable};
+use crate::host::scratch::Scratch;
 
 /// The variable that puts the cache elsewhere.
 pub const VARIABLE: &str = "DOORBELL_LAB_CACHE";
@@ -36,11 +37,8 @@ pub fn keep(folder: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()>
     }
     let parent = folder.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent).map_err(|error| LabError::file("make the folder", parent, error))?;
-    let scratch = tempfile::Builder::new()
-        .prefix(".unfinished-")
-        .tempdir_in(parent)
-        .map_err(|error| LabError::file("make a folder in", parent, error))?;
-    let work = scratch.path().join("work");
+    let scratch = Scratch::new(".unfinished-", Some(parent))?;
+    let work = scratch.join("work");
     fs::create_dir(&work).map_err(|error| LabError::file("make the folder", &work, error))?;
     fill(&work)?;
     match fs::rename(&work, folder) {

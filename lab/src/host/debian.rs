@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::error::{LabError, Result, failed, unavailable};
 use crate::host::cache;
 use crate::host::process::{self, Ended, find_program};
+use crate::host::scratch::Scratch;
 
 /// Fetching is the one thing here that depends on a network; a slow one gets this long for each step.
 const FETCH_LIMIT: Duration = Duration::from_secs(900);
@@ -144,8 +145,7 @@ impl Apt {
         if chosen.is_empty() {
             return failed(format!("apt-get installs nothing for {package} that is of use here"));
         }
-        let downloads = tempfile::tempdir_in(self.suite.state()?)
-            .map_err(|error| LabError::Failed(format!("cannot make a folder: {error}")))?;
+        let downloads = Scratch::new(".unfinished-", Some(&self.suite.state()?))?;
         let mut command = self.command(&["download".into()]);
         command.args(chosen).current_dir(downloads.path());
         let ended = process::run(&mut command, FETCH_LIMIT)?;

@@ -13,7 +13,7 @@ use crate::error::{LabError, Result, failed, unavailable};
 pub const VARIABLE: &str = "DOORBELL_LAB_KERNEL";
 
 /// The end of the release of a kernel whose VFIO device files give BAR slices that can be mapped and revoked.
-const REVOCABLE: &str = "-dmabuf";
+pub(crate) const REVOCABLE: &str = "-dmabuf";
 
 /// A kernel to boot.
 #[derive(Debug, Clone)]

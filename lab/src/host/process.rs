@@ -15,8 +15,14 @@ const LOOK: Duration = Duration::from_millis(5);
 /// util-linux, as asking the kernel for it in the child takes unsafe code here.
 #[must_use]
 pub fn with_parent(program: impl AsRef<OsStr>) -> Command {
+    with_parent_by("KILL", program)
+}
+
+/// The same by another signal, for a program that has children of its own to end.
+#[must_use]
+pub fn with_parent_by(signal: &str, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program).stdin(Stdio::null());
+    command.args(["--pdeathsig", signal, "--"]).arg(program).stdin(Stdio::null());
     command
 }
 

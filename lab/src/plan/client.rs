@@ -9,7 +9,6 @@ use std::io::Write as _;
 
 use doorbell::Tier;
 use doorbell::client::{Client, QueueSpec};
-use doorbell_edu::Edu;
 use doorbell_nvme::spec::{IoOpcode, Sqe};
 use doorbell_nvme::{Lba, Namespace, Nvme, NvmeProtocol};
 use doorbell_queues::SpinBudget;
@@ -60,10 +59,6 @@ async fn run(words: &[OsString]) -> Said {
             work(&connect().await?, spec, lba, CHUNK, seed, rounds).await
         }
         ("stray", &[lba]) => stray(&connect().await?, lba).await,
-        ("edu", &[]) => {
-            let client = Client::builder().arena_bytes(0).connect(socket).await?;
-            edu(&Edu::connect(&client).await?).await
-        }
         (role, _) => Err(format!("no client {role} with {} numbers", numbers.len()).into()),
     }
 }
@@ -140,22 +135,4 @@ async fn stray(client: &Client, lba: u64) -> Said {
     };
     queue.release().await?;
     Ok(format!("the device completed it with {status}"))
-}
-
-/// The engine and the buffer of QEMU's edu device.
-async fn edu(edu: &Edu) -> Said {
-    let mut product = 1_u32;
-    for n in 1..=12 {
-        product = product.wrapping_mul(n);
-        let said = edu.factorial(n).await?;
-        if said != product {
-            return Err(format!("the factorial of {n} is {product}, and not {said}").into());
-        }
-    }
-    let want = pattern::blocks(7, 0, 4);
-    edu.write(0, &want).await?;
-    if edu.read(0, want.len()).await? != want {
-        return Err("the device's buffer does not hold what was written".into());
-    }
-    Ok(format!("12 factorials, {} bytes to the device and back", want.len()))
 }

@@ -35,6 +35,11 @@ pub(super) fn worker(
 }
 
 impl Worker {
+    /// Whether it still works.
+    pub(super) fn works(&mut self) -> bool {
+        self.process.runs()
+    }
+
     /// Waits for its end; it must have succeeded.
     pub(super) fn finish(self, cx: &mut Cx<'_>) -> Result<String, Trouble> {
         let ended = succeeded(self.process.wait()?)?;
@@ -187,6 +192,21 @@ pub(super) fn broker_restart(cx: &mut Cx<'_>) -> Verdict {
     broker.stop()?;
     let broker = cx.serve(&disk())?;
     worker(cx, &broker, 7, 1)?.finish(cx)?;
+    broker.stop()?;
+    Ok(said)
+}
+
+pub(super) fn reset(cx: &mut Cx<'_>) -> Verdict {
+    let broker = cx.serve(&disk())?;
+    let clients = [busy(cx, &broker)?, busy(cx, &broker)?];
+    cx.ask(&broker, &["reset"])?;
+    let mut said = String::new();
+    for client in clients {
+        said = refused(&client.wait()?, &["reset"])?;
+    }
+    worker(cx, &broker, 6, 1)?.finish(cx)?;
+    let resets = broker.status(&mut cx.programs)?["resets"].as_u64();
+    check(resets == Some(1), || format!("the broker counts {resets:?} resets"))?;
     broker.stop()?;
     Ok(said)
 }

@@ -2,11 +2,14 @@
 
 pub mod client;
 mod clients;
+mod conformance;
 mod cx;
+mod functions;
 mod io;
 mod kernel;
 mod places;
 mod refusals;
+mod served;
 mod slices;
 
 use std::io as std_io;
@@ -25,7 +28,7 @@ use cx::{BUSES, Cx, Trouble, Verdict};
 pub fn run(job: &Job, port: &mut Port) -> std_io::Result<()> {
     for round in 1..=job.rounds.max(1) {
         for proof in proofs::ALL.iter().filter(|proof| chosen(proof, job)) {
-            if proof.last && round < job.rounds {
+            if !proof.rounds.has(round, job.rounds) {
                 continue;
             }
             if !proof.each_bus {
@@ -44,8 +47,9 @@ pub fn run(job: &Job, port: &mut Port) -> std_io::Result<()> {
 }
 
 fn chosen(proof: &Proof, job: &Job) -> bool {
-    proof.site.name() == job.machine
-        && (job.only.is_empty() || job.only.iter().any(|part| proof.name.contains(part.as_str())))
+    proof.sites.iter().any(|site| site.name() == job.machine)
+        && proof.boot == job.boot
+        && proof.is_named_by(&job.only)
 }
 
 /// Does one proof and reports it.
@@ -65,6 +69,7 @@ fn prove(
     let outcome = match verdict {
         Ok(seen) => Outcome::Passed(seen),
         Err(Trouble::Failed(why)) => Outcome::Failed(why),
+        Err(Trouble::Skipped(why)) => Outcome::Skipped(why),
     };
     port.send(&FromGuest::End(Proved {
         name: proof.name.to_owned(),
@@ -89,18 +94,33 @@ fn perform(name: &str, cx: &mut Cx<'_>) -> Verdict {
         "killed-client" => clients::killed_client(cx),
         "revoked-client" => clients::revoked_client(cx),
         "broker-restart" => clients::broker_restart(cx),
+        "reset" => clients::reset(cx),
         "numa" => places::numa(cx),
         "ordinary-user" => refusals::ordinary_user(cx),
         "memlock" => refusals::memlock(cx),
         "operator" => places::operator(cx),
         "slice" => slices::slice(cx),
-        "edu" => refusals::edu(cx),
+        "revocable-slice" => slices::revocable(cx),
+        "virtual-function" => functions::virtual_function(cx),
+        "conformance" => conformance::nvme(cx),
+        "edu" => conformance::edu(cx),
+        "bus-tests" => conformance::bus_tests(cx),
         "held" => refusals::held(cx),
         "not-viable" => refusals::not_viable(cx),
         "released" => places::released(cx),
         "unplug" => places::unplug(cx),
         "no-iommu" => refusals::no_iommu(cx),
         "no-remapping" => refusals::no_remapping(cx),
+        "guest-firmware" => served::driver::firmware(cx),
+        "guest-driver" => served::driver::driver(cx),
+        "guest-files" => served::files::files(cx),
+        "guest-load" => served::load::load(cx),
+        "guest-tools" => served::commands::tools(cx),
+        "guest-refusals" => served::commands::refusals(cx),
+        "guest-format" => served::commands::format(cx),
+        "guest-kept" => served::files::kept(cx),
+        "guest-reboot" => served::files::reboot(cx),
+        "guest-log" | "guest-reboot-log" => served::driver::log(cx),
         other => Err(Trouble::Failed(format!("the plan has no proof {other}"))),
     }
 }

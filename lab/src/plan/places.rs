@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::clients::{busy, client};
 use super::cx::{Cx, Trouble, Verdict, check, refused, succeeded};
 use crate::guest::pci::Function;
-use crate::guest::process::until;
+use crate::guest::process::{Process, until};
 use crate::guest::programs::Broker;
 use crate::host::sites;
 use crate::protocol::{Request, Wrote};
@@ -40,11 +40,54 @@ pub(super) fn numa(cx: &mut Cx<'_>) -> Verdict {
     let processors = far.attribute("local_cpulist")?;
     let near = threads_on(&broker, &processors)?;
     check(near > 0, || format!("no thread of the broker keeps to processor {processors}"))?;
+    let client = busy(cx, &broker)?;
+    // The broker pins a client's arena before the client has touched it; that puts its pages where the device is.
+    let mut pages = pages_by_node(&broker.process)?;
+    pages.extend(pages_by_node(&client)?);
+    let all_here = |pages: &Pages| pages.here > 0 && pages.elsewhere == 0;
+    check(pages.len() > 1 && pages.iter().all(all_here), || {
+        let tell = |Pages { file, here, elsewhere }: &Pages| {
+            format!("{file}: {here} pages on node 1 and {elsewhere} elsewhere")
+        };
+        format!("memory for DMA: {}", pages.iter().map(tell).collect::<Vec<_>>().join(", "))
+    })?;
+    drop(client);
     let (lba, blocks, seed) = (0, 16, 0x4000 + cx.turn());
-    succeeded(client(cx, &broker, "work", &[lba, blocks, seed, 1, 0])?.wait()?)?;
+    succeeded(self::client(cx, &broker, "work", &[lba, blocks, seed, 1, 0])?.wait()?)?;
     cx.wrote(Wrote { disk: sites::FAR.name.to_owned(), lba, blocks, seed })?;
     broker.stop()?;
-    Ok(format!("node 1; {near} threads keep to processor {processors}"))
+    let near = format!("{near} threads keep to processor {processors}");
+    let tell = |Pages { file, here, .. }: &Pages| format!("{here} pages of {file}");
+    let pages = pages.iter().map(tell).collect::<Vec<_>>().join(" and ");
+    Ok(format!("node 1; {near}; all {pages} lie there"))
+}
+
+/// Where the pages of a piece of memory lie.
+struct Pages {
+    file: String,
+    here: u64,
+    elsewhere: u64,
+}
+
+/// The pages of everything that a process has mapped for the device's DMA: a driver's memory, a client's arena
+/// (`/proc/PID/numa_maps`: "7f...-7f... default file=/memfd:NAME dirty=4 N1=4 kernelpagesize_kB=4").
+fn pages_by_node(process: &Process) -> Result<Vec<Pages>, Trouble> {
+    let maps = fs::read_to_string(format!("/proc/{}/numa_maps", process.pid()))?;
+    let pages = |line: &str| {
+        let mut words = line.split_whitespace();
+        let file = words.find_map(|word| word.strip_prefix("file=/memfd:"))?;
+        let file = file.trim_end_matches("\\040(deleted)").to_owned();
+        let on = |word: &str| -> Option<(u32, u64)> {
+            let (node, pages) = word.strip_prefix('N')?.split_once('=')?;
+            Some((node.parse().ok()?, pages.parse().ok()?))
+        };
+        let (mut here, mut elsewhere) = (0, 0);
+        for (node, pages) in words.filter_map(on) {
+            *(if node == 1 { &mut here } else { &mut elsewhere }) += pages;
+        }
+        Some(Pages { file, here, elsewhere })
+    };
+    Ok(maps.lines().filter_map(pages).collect())
 }
 
 /// How many threads of a broker may only run on these processors.

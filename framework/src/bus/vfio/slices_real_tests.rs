@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use doorbell_queues::{EndReason, Fate};
 
-use super::real_tests::{PATIENCE, address, identify_by};
+use super::real_tests::{PATIENCE, address, buses, identify_by};
 use super::*;
 use crate::bus::QueueToken;
 use crate::bus::proof::PartitionId;
@@ -93,12 +93,13 @@ fn peer(bus: &VfioBus, whose: PartitionId) {
 #[ignore = "needs a kernel that revokes dma-bufs, and a controller named by DOORBELL_TEST_NVME"]
 fn a_slice_rings_a_real_doorbell_until_it_is_revoked() {
     let number = std::env::var("DOORBELL_TEST_REVOKE").expect("name the feature that revokes");
-    for kind in ["cdev", "container"] {
+    let buses = buses();
+    for kind in &buses {
         on(kind, &number);
     }
     // Another feature, and none, are found out.
     for wrong in ["15", "99"] {
-        let bus = open("cdev", wrong);
+        let bus = open(&buses[0], wrong);
         assert!(!bus.features().contains(&Feature::DmaBufMmap), "{}", bus.about());
         let refused = bus.export(0, 0x1000, 8, Tier::Paged).unwrap_err().to_string();
         assert!(refused.contains("this kernel cannot revoke BAR slices"), "{refused}");

@@ -2,7 +2,7 @@
 //!
 //! Registers and config space are reached by messages. What the server lets us map of a region is
 //! handed to clients, so their data path sends no message; where doorbells cannot be mapped a relay
-//! passes them on ([`relay`]). DMA memory is shared by its descriptor.
+//! passes them on (`relay`). DMA memory is shared by its descriptor.
 //!
 //! **What it isolates.** Nothing that the server does not: it maps the memory of every client, and a
 //! slice is a descriptor of the server's whole file, which its receiver can map beyond the slice:

@@ -207,6 +207,7 @@ impl<'a> Session<'a> {
                 Reply::RegionWriteMulti(writes.writes.len() as u64)
             }
             Request::DeviceReset => {
+                tracing::debug!("the client resets the device");
                 let _urgent = self.peer.urgent();
                 self.endpoint.reset().map_err(|error| failed(&error))?;
                 Reply::DeviceReset

@@ -6,7 +6,7 @@ use bytemuck::{Zeroable, bytes_of};
 
 use crate::soft::SoftNvme;
 use crate::soft::command::{Failure, Outcome, Reply, byte};
-use crate::soft::secondary::{PRIMARY_ID, State};
+use crate::soft::secondary::{PRIMARY_ID, Secondary, State};
 use crate::spec::command::Identify10;
 use crate::spec::virtualization::{
     PrimaryCapabilities, Resources, SECONDARY_LIST_LEN, SecondaryList, Virtualization10,
@@ -84,32 +84,35 @@ impl SoftNvme {
                 let online = secondary.lock().go_online();
                 if online { Ok(Outcome::Done(0)) } else { Err(state) }
             }
-            action::ASSIGN => {
-                let of: (fn(&State) -> u16, fn(&mut State) -> &mut u16) = match cdw10.rt() {
-                    resource::QUEUE => (|s| s.queues, |s| &mut s.queues),
-                    resource::INTERRUPT => (|s| s.interrupts, |s| &mut s.interrupts),
-                    _ => {
-                        return Err(Failure::field(
-                            Status::INVALID_RESOURCE_ID,
-                            byte::CDW10 + 1,
-                            0,
-                        ));
-                    }
-                };
-                let others = self.assigned(of.0) - u32::from(of.0(&secondary.lock()));
-                let most = u32::from(self.most_of_secondary()).min(self.flexible() - others);
-                let mut secondary = secondary.lock();
-                if secondary.online {
-                    return Err(state);
-                }
-                if u32::from(nr) > most {
-                    return Err(Failure::field(Status::INVALID_RESOURCE_COUNT, byte::CDW11, 0));
-                }
-                *of.1(&mut secondary) = nr;
-                Ok(Outcome::Done(nr.into()))
-            }
+            action::ASSIGN => self.assign(secondary, cdw10.rt(), nr),
             _ => Err(Failure::invalid(byte::CDW10, 0)),
         }
+    }
+
+    /// Gives a secondary controller that is offline so many resources of a type.
+    fn assign(&self, secondary: &Secondary, resource: u8, count: u16) -> Reply {
+        let read: fn(&State) -> u16 = match resource {
+            resource::QUEUE => |secondary| secondary.queues,
+            resource::INTERRUPT => |secondary| secondary.interrupts,
+            _ => {
+                return Err(Failure::field(Status::INVALID_RESOURCE_ID, byte::CDW10 + 1, 0));
+            }
+        };
+        let others = self.assigned(read) - u32::from(read(&secondary.lock()));
+        let most = u32::from(self.most_of_secondary()).min(self.flexible() - others);
+        let mut secondary = secondary.lock();
+        if secondary.online {
+            return Err(Failure::field(Status::INVALID_SECONDARY_STATE, byte::CDW10 + 2, 0));
+        }
+        if u32::from(count) > most {
+            return Err(Failure::field(Status::INVALID_RESOURCE_COUNT, byte::CDW11, 0));
+        }
+        if resource == resource::QUEUE {
+            secondary.queues = count;
+        } else {
+            secondary.interrupts = count;
+        }
+        Ok(Outcome::Done(count.into()))
     }
 }
 
