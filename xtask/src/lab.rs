@@ -22,7 +22,7 @@ use crate::steps::Done;
 use crate::workspace::Workspace;
 
 /// The programs that run in the guest: their packages.
-const PACKAGES: [&str; 2] = ["doorbell-cli", "doorbell-lab"];
+const PACKAGES: [&str; 3] = ["doorbell-cli", "doorbell-conformance", "doorbell-lab"];
 
 /// What `cargo xtask lab` can be told.
 #[derive(Debug, Args)]
