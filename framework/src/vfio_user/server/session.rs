@@ -34,6 +34,10 @@ const QUEUE: usize = 1024;
 /// How long a client may take for its first message, and for the rest of one that it has begun.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a second client is let wait before it is turned away. The kernel closes the files of a
+/// killed process a little after others have seen its end, and its successor may be faster.
+const GRACE: Duration = Duration::from_millis(250);
+
 /// Why a session is over.
 #[derive(Debug)]
 pub(super) enum Ended {
@@ -382,7 +386,12 @@ fn read(
 ) -> Ended {
     let mut receiver = Receiver::new(Limits::new(region::MOST_DATA as usize, MOST_FDS));
     let mut waiting = Some(Deadline::after(PATIENCE));
+    let mut knocked: Option<Deadline> = None;
     loop {
+        if knocked.as_ref().is_some_and(|grace| grace.remaining().is_zero()) {
+            knocked = None;
+            turn_away(listener);
+        }
         match receiver.receive(link.socket().as_fd()) {
             Ok(Received::Frame(frame)) => {
                 waiting = None;
@@ -403,15 +412,21 @@ fn read(
         if waiting.is_none() && !receiver.is_between() {
             waiting = Some(Deadline::after(PATIENCE));
         }
-        let limit = waiting.as_ref().map(Deadline::remaining);
+        let limit = [&waiting, &knocked].into_iter().flatten().map(Deadline::remaining).min();
         // In this order: a client that has closed before the next one knocks is seen to have closed.
-        match wait_any(&[stop, shrunk, link.socket(), knock], limit) {
+        let found = if knocked.is_some() {
+            wait_any(&[stop, shrunk, link.socket()], limit)
+        } else {
+            wait_any(&[stop, shrunk, link.socket(), knock], limit)
+        };
+        match found {
             Ok(Some(Event(0))) => return Ended::Stopped,
             Ok(Some(Event(1))) => {
                 return Ended::Broken("its memory shrank while it was mapped".to_owned());
             }
             Ok(Some(Event(2))) => {}
-            Ok(Some(_)) => turn_away(listener),
+            Ok(Some(_)) => knocked = Some(Deadline::after(GRACE)),
+            Ok(None) if waiting.as_ref().is_none_or(|limit| !limit.remaining().is_zero()) => {}
             Ok(None) => return Ended::Broken("its message does not come to an end".to_owned()),
             Err(error) => return Ended::Broken(format!("waiting for it: {error}")),
         }
