@@ -221,6 +221,19 @@ pub const ALL: &[Proof] = &[
         "fio writes and verifies at full queue depth, and with transfers of all sizes",
     ),
     served(
+        &SERVED,
+        "guest-resets",
+        "the guest resets the controller and the function while it writes; nothing is lost",
+    ),
+    Proof {
+        each_bus: true,
+        ..served(
+            &[Site::ServedTranslated],
+            "guest-edu",
+            "the edu model, served: our own driver in the guest drives it through vfio-pci",
+        )
+    },
+    served(
         &[Site::Served],
         "guest-tools",
         "nvme-cli: what id-ctrl, id-ns, smart-log and error-log show",

@@ -65,6 +65,8 @@ pub struct Guest {
     /// The guest's `uname -r`.
     pub release: String,
     servers: Vec<Server>,
+    /// What QEMU has to say.
+    complaints: PathBuf,
     folder: Scratch,
 }
 
@@ -123,6 +125,7 @@ impl Guest {
             console: boot.console.to_owned(),
             release: String::new(),
             servers,
+            complaints,
             folder,
         };
         match guest.next(limit)? {
@@ -210,6 +213,14 @@ impl Guest {
         self.qmp.execute("device_add", &device)
     }
 
+    /// The first refusal of a DMA map by a device server: QEMU prints it and goes on, and the guest then reaches other
+    /// memory than it thinks.
+    pub(crate) fn refused_map(&self) -> Option<String> {
+        let said = fs::read(&self.complaints).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        said.lines().find(|line| line.contains("dma_map(")).map(str::to_owned)
+    }
+
     /// Has QEMU end when the guest reboots, from now on.
     ///
     /// # Errors
@@ -235,6 +246,9 @@ impl Guest {
         let ended = process::wait(&mut self.child.borrow_mut(), END_LIMIT)?;
         if ended.is_none() {
             return failed(self.about("QEMU does not end"));
+        }
+        if let Some(refused) = self.refused_map() {
+            return failed(format!("machine {}: {refused}", self.console.display()));
         }
         let servers = std::mem::take(&mut self.servers).into_iter().map(Server::stop).collect();
         Ok(Images { guest: self, servers })

@@ -115,6 +115,8 @@ fn perform(name: &str, cx: &mut Cx<'_>) -> Verdict {
         "guest-driver" => served::driver::driver(cx),
         "guest-files" => served::files::files(cx),
         "guest-load" => served::load::load(cx),
+        "guest-resets" => served::resets::resets(cx),
+        "guest-edu" => served::driver::edu(cx),
         "guest-tools" => served::commands::tools(cx),
         "guest-refusals" => served::commands::refusals(cx),
         "guest-format" => served::commands::format(cx),

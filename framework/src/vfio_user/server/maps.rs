@@ -170,24 +170,34 @@ impl Maps {
         self.release(new.file);
     }
 
-    /// Checks that exactly this was mapped.
+    /// The maps that an unmap takes away: all that lie in its range, each an address and a size. The
+    /// specification has one map in mind; QEMU unmaps everything at once when a guest moves the device
+    /// to another domain of its virtual IOMMU, as VFIO's ioctl can.
     ///
     /// # Errors
-    /// EINVAL, ENOENT.
-    pub(super) fn find(&self, unmap: &DmaUnmap) -> Result<(), Errno> {
+    /// EINVAL for a range that wraps; ENOENT if there is no map in it, or one reaches beyond it.
+    pub(super) fn find(&self, unmap: &DmaUnmap) -> Result<Vec<(u64, u64)>, Errno> {
         if unmap.flags != 0 || unmap.argsz < DmaUnmap::ARGSZ {
             return Err(Errno::INVAL);
         }
-        match self.maps.get(&unmap.address) {
-            Some((size, _)) if *size == unmap.size => Ok(()),
+        let start = unmap.address;
+        let end = start.checked_add(unmap.size).ok_or(Errno::INVAL)?;
+        let before = self.maps.range(..start).next_back();
+        let cut = before.is_some_and(|(address, (size, _))| address + size > start);
+        let inside: Vec<_> =
+            self.maps.range(start..end).map(|(address, (size, _))| (*address, *size)).collect();
+        match inside.last() {
+            Some((address, size)) if !cut && address + size <= end => Ok(inside),
             _ => Err(Errno::NOENT),
         }
     }
 
-    /// The device has let go of the map.
-    pub(super) fn remove(&mut self, unmap: &DmaUnmap) {
-        if let Some((_, file)) = self.maps.remove(&unmap.address) {
-            self.release(file);
+    /// The device has let go of these.
+    pub(super) fn remove(&mut self, maps: &[(u64, u64)]) {
+        for (address, _) in maps {
+            if let Some((_, file)) = self.maps.remove(address) {
+                self.release(file);
+            }
         }
     }
 

@@ -56,7 +56,6 @@ pub(in crate::plan) fn tools(cx: &mut Cx<'_>) -> Verdict {
         &["fw-log", CONTROLLER],
         &["effects-log", CONTROLLER],
         &["supported-log-pages", CONTROLLER],
-        &["show-regs", CONTROLLER],
     ] {
         // Older versions lack some of them, and say so by their usage.
         let mut command = nvme(cx, arguments)?;

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::{FILES, LOAD, namespace};
 use crate::guest::kernel_log::KernelLog;
+use crate::guest::pci::Function;
 use crate::host::{firmware, sites};
 use crate::pattern;
 use crate::plan::cx::{Cx, Trouble, Verdict, check};
@@ -93,6 +94,18 @@ pub(super) fn controller() -> Verdict {
     check(vectors > 1 && queues > 1, || format!("{vectors} vectors, {queues} in use"))?;
     let model = attribute("model")?;
     Ok(format!("{model}, serial number {serial}, {queues} MSI-X vectors in use"))
+}
+
+/// Our model of QEMU's edu device: what it looks like to the kernel, and our own driver of it in this guest.
+pub(in crate::plan) fn edu(cx: &mut Cx<'_>) -> Verdict {
+    let function = Function::at("0000:00:05.0");
+    let (vendor, device) = (function.attribute("vendor")?, function.attribute("device")?);
+    check(vendor == "0x1234" && device == "0x11e8", || format!("it is {vendor}:{device}"))?;
+    let resources = function.attribute("resource")?;
+    let bar = resources.lines().next().unwrap_or_default();
+    check(!bar.starts_with("0x0000000000000000"), || format!("BAR 0 is nowhere: {bar}"))?;
+    let said = crate::plan::conformance::edu(cx)?;
+    Ok(format!("{vendor}:{device}: {said}"))
 }
 
 /// Everything that the kernel has said since it started.

@@ -12,7 +12,15 @@ pub(in crate::plan) fn load(cx: &mut Cx<'_>) -> Verdict {
         format!("the kernel uses {depth} entries of a queue, not {DEPTH}")
     })?;
     // Every processor has a queue pair of its own, and a part of the disk.
-    let deep = ["--bs=4k", "--size=8m", "--offset_increment=8m", "--iodepth=1023", "--numjobs=2"];
+    let deep = [
+        "--bs=4k",
+        "--size=8m",
+        "--offset_increment=8m",
+        "--iodepth=1023",
+        // All of them at once, so that the queues do fill.
+        "--iodepth_batch=1023",
+        "--numjobs=2",
+    ];
     fio(cx, "deep", &deep)?;
     // Lists of PRP entries that fill one page and more, at every alignment that the block size allows.
     let mixed = [

@@ -4,6 +4,7 @@ pub(super) mod commands;
 pub(super) mod driver;
 pub(super) mod files;
 pub(super) mod load;
+pub(super) mod resets;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -82,6 +82,42 @@ fn without_bus_mastering_nothing_is_reached() {
 }
 
 #[test]
+fn an_unmap_takes_every_map_in_its_range() {
+    let served = Served::new();
+    let mut client = served.client();
+    let fd = memfd(64 << 12);
+    let memory = map_fd(fd.as_fd(), 0, 64 << 12, Prefault::No).unwrap();
+    let map = |page: u64, file_page: u64| {
+        let (address, offset) = (page << 12, file_page << 12);
+        let map = DmaMap { argsz: 32, flags: 3, offset, address, size: 4096 };
+        (Request::DmaMap(map), vec![fd.try_clone().unwrap()])
+    };
+    for page in 0..20 {
+        let (request, fds) = map(page, page);
+        client.ask(&request, fds).unwrap();
+    }
+    let (request, fds) = map(40, 40);
+    client.ask(&request, fds).unwrap();
+    // A guest that moves its device to another domain: everything below, however it was mapped.
+    let unmap = DmaUnmap { argsz: 24, flags: 0, address: 0, size: 40 << 12 };
+    let frame = client.ask(&Request::DmaUnmap(unmap), vec![]).unwrap();
+    assert_eq!(DmaUnmap::decode(&frame.payload).unwrap(), unmap);
+    assert_eq!(client.ask(&Request::DmaUnmap(unmap), vec![]).unwrap_err(), errno(Errno::NOENT));
+    // The same addresses are other memory now.
+    for page in 0..20 {
+        let (request, fds) = map(page, 20 + page);
+        client.ask(&request, fds).unwrap();
+    }
+    client.enable();
+    memory.fill(20 << 12, 4096, 7).unwrap();
+    memory.fill(0, 4096, 9).unwrap();
+    let record = (40 << 12, &memory, 40 << 12);
+    let done = copy(&mut client, (0, 1 << 12, 4096), record, 1);
+    assert_eq!((done.copied, done.faulted), (4096, 0));
+    assert_eq!(memory.read::<u8>(21 << 12).unwrap(), 7, "not what was mapped there before");
+}
+
+#[test]
 fn what_cannot_be_mapped_is_refused_by_name() {
     let served = Served::new();
     let mut client = served.client();
@@ -126,7 +162,10 @@ fn what_cannot_be_mapped_is_refused_by_name() {
     for (address, size, flags) in [
         (0x10000, 0x1000, 0),
         (0x11000, 0x3000, 0),
-        (0, 0x2000, 0),
+        (0x2000, 0x1000, 0),
+        (0, 0x12000, 0),
+        (0x12000, 0x10000, 0),
+        (0x10000, 0, 0),
         (0x10000, 0x4000, 1),
         (0, 0, 2),
     ] {

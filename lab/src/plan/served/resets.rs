@@ -1,0 +1,78 @@
+//! Resets of a controller that is in use.
+
+use std::fs;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use super::{LOAD, namespace};
+use crate::guest::process::until;
+use crate::pattern;
+use crate::plan::cx::{Cx, Trouble, Verdict, check};
+use crate::plan::io::disk;
+
+/// The blocks that are written meanwhile: the last MiB that no load uses.
+const BYTES: usize = 1 << 20;
+const AT: u64 = 40 << 20;
+
+/// Each kind of reset happens so often.
+const TIMES: u64 = 2;
+
+/// Resets the controller (CC.EN) and the function (FLR) while blocks are written; the kernel's driver tries again what
+/// a reset has taken away, so every write must succeed and be read back.
+pub(in crate::plan) fn resets(_: &mut Cx<'_>) -> Verdict {
+    let device = namespace(LOAD)?.device;
+    let done = AtomicBool::new(false);
+    let (written, reset) = thread::scope(|scope| {
+        let writer = scope.spawn(|| write_until(&device, &done));
+        let reset = reset_all();
+        done.store(true, Ordering::Release);
+        (writer.join(), reset)
+    });
+    reset?;
+    let rounds = written
+        .map_err(|_| Trouble::Failed("the thread that writes has panicked".to_owned()))??;
+    super::drop_caches()?;
+    let mut data = vec![0; BYTES];
+    let file = fs::File::open(&device)?;
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut data, AT)?;
+    let different = pattern::first_difference(rounds, 0, &data);
+    check(different.is_none(), || format!("block {} is wrong", different.unwrap_or(0)))?;
+    Ok(format!(
+        "{TIMES} resets of the controller and {TIMES} of the function, under {rounds} writes of 1 MiB"
+    ))
+}
+
+fn reset_all() -> Result<(), Trouble> {
+    for _ in 0..TIMES {
+        fs::write("/sys/class/nvme/nvme0/reset_controller", "1")?;
+        live()?;
+        disk().write("reset", "1")?;
+        live()?;
+    }
+    Ok(())
+}
+
+/// Waits for the kernel's driver to have brought the controller up again.
+fn live() -> io::Result<()> {
+    until("the controller to be live again", || {
+        let state = fs::read_to_string("/sys/class/nvme/nvme0/state")?;
+        Ok((state.trim() == "live").then_some(()))
+    })
+}
+
+/// Writes the pattern of 1, 2, 3..., each made durable, at least once; returns the last.
+fn write_until(device: &str, done: &AtomicBool) -> io::Result<u64> {
+    let file = fs::File::options().write(true).open(device)?;
+    let mut round = 0;
+    loop {
+        let last = done.load(Ordering::Acquire);
+        round += 1;
+        let data = pattern::blocks(round, 0, (BYTES / pattern::BLOCK) as u64);
+        std::os::unix::fs::FileExt::write_all_at(&file, &data, AT)?;
+        file.sync_all()?;
+        if last {
+            return Ok(round);
+        }
+    }
+}
