@@ -23,15 +23,14 @@ const TOO_LITTLE: u64 = 1 << 20;
 
 /// Tries to serve a device over each bus that the kernel offers; each time it must fail in one line with `parts`.
 fn refused_over_each_bus(cx: &mut Cx<'_>, address: &str, parts: &[&str]) -> Verdict {
-    let mut said = String::new();
-    for bus in BUSES {
-        if kernel_offers(bus) {
-            let spec = format!("{address},bus={bus}");
-            let ended = cx.programs.doorbell(&["serve", &spec, "--socket", "/run/refused.sock"])?;
-            said = refused(&ended, parts)?;
-        }
+    let mut said = Vec::new();
+    for bus in BUSES.into_iter().filter(|bus| kernel_offers(bus)) {
+        let spec = format!("{address},bus={bus}");
+        let ended = cx.programs.doorbell(&["serve", &spec, "--socket", "/run/refused.sock"])?;
+        said.push(format!("{bus}: {}", refused(&ended, parts)?));
     }
-    Ok(said)
+    check(!said.is_empty(), || "the kernel offers no bus".to_owned())?;
+    Ok(said.join(" | "))
 }
 
 pub(super) fn held(cx: &mut Cx<'_>) -> Verdict {
