@@ -1,5 +1,6 @@
 //! Every figure of speed beside its floor, measured in one run: a flush and 4 KiB reads between a
-//! client and a broker of their own processes, and submit plus complete in one thread.
+//! client and a broker of their own processes, the same with the device in a device server (bus
+//! `vfio-user`), and submit plus complete in one thread.
 //!
 //! `cargo bench -p doorbell-bench --bench round_trip`, with `-- --json` for one JSON object instead
 //! of the table. It takes half a minute. Floors and figures take turns, so that what else the
@@ -60,6 +61,7 @@ fn run(arguments: &[String]) -> Result<()> {
     }
     let placement = Placement::choose()?;
     let served = broker::Served::start(placement)?;
+    let behind_server = broker::Served::behind_server(placement)?;
     if let Some(cores) = placement {
         // Before the client's thread is started: it stays here as well.
         cores::pin_to(cores.client)?;
@@ -67,8 +69,10 @@ fn run(arguments: &[String]) -> Result<()> {
     if asked == Asked::Table {
         eprintln!("measuring for {} s", measure::TIME.as_secs());
     }
-    let measured = pollster::block_on(measure::run(served.socket(), placement))?;
+    let measured =
+        pollster::block_on(measure::run(served.socket(), behind_server.socket(), placement))?;
     served.stop()?;
+    behind_server.stop()?;
     let lines = table::lines(&measured);
     match asked {
         Asked::Json => println!("{}", table::json(&lines, &measured, placement)?),

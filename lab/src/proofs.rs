@@ -9,7 +9,20 @@ pub enum Site {
     NoIommu,
     /// virtio-iommu, which remaps no interrupts.
     VirtioIommu,
+    /// A guest that drives our software controller over vfio-user with its own driver: no IOMMU, firmware that uses
+    /// the disk first, a reboot.
+    Served,
+    /// The same behind VT-d with an identity map (`iommu=pt`).
+    ServedPassthrough,
+    /// The same behind VT-d that translates (`iommu=nopt`).
+    ServedTranslated,
+    /// The same with memory that the server cannot map: all DMA is by messages.
+    ServedPrivate,
 }
+
+/// The machines whose guest drives a device that we serve.
+pub const SERVED: [Site; 4] =
+    [Site::Served, Site::ServedPassthrough, Site::ServedTranslated, Site::ServedPrivate];
 
 impl Site {
     /// Its name in messages between guest and host.
@@ -19,6 +32,10 @@ impl Site {
             Self::Main => "main",
             Self::NoIommu => "no-iommu",
             Self::VirtioIommu => "virtio-iommu",
+            Self::Served => "served",
+            Self::ServedPassthrough => "served-pt",
+            Self::ServedTranslated => "served-nopt",
+            Self::ServedPrivate => "served-private",
         }
     }
 }
@@ -53,8 +70,10 @@ pub struct Proof {
     pub name: &'static str,
     /// What it shows, in a line.
     pub about: &'static str,
-    /// The machine that it needs.
-    pub site: Site,
+    /// The machines that it is done on.
+    pub sites: &'static [Site],
+    /// In which boot of the machine.
+    pub boot: u32,
     /// Whether it is done over each bus of the kernel; else once.
     pub each_bus: bool,
     /// In which rounds of the plan it is done.
@@ -70,15 +89,19 @@ impl Proof {
 }
 
 const fn over_each_bus(name: &'static str, about: &'static str) -> Proof {
-    Proof { name, about, site: Site::Main, each_bus: true, rounds: Rounds::Each }
+    Proof { name, about, sites: &[Site::Main], boot: 1, each_bus: true, rounds: Rounds::Each }
 }
 
 const fn plan(name: &'static str, about: &'static str) -> Proof {
     Proof { rounds: Rounds::First, ..over_each_bus(name, about) }
 }
 
-const fn once(site: Site, name: &'static str, about: &'static str) -> Proof {
-    Proof { name, about, site, each_bus: false, rounds: Rounds::Each }
+const fn once(sites: &'static [Site], name: &'static str, about: &'static str) -> Proof {
+    Proof { name, about, sites, boot: 1, each_bus: false, rounds: Rounds::Each }
+}
+
+const fn served(sites: &'static [Site], name: &'static str, about: &'static str) -> Proof {
+    Proof { rounds: Rounds::Last, ..once(sites, name, about) }
 }
 
 /// The proof that needs the framework's test program.
@@ -87,7 +110,7 @@ pub const BUS_TESTS: Proof =
 
 /// Every proof, in the order in which a guest goes through them.
 pub const ALL: &[Proof] = &[
-    once(Site::Main, "kernel", "VT-d is on and remaps interrupts; the kernel offers the buses"),
+    once(&[Site::Main], "kernel", "VT-d is on and remaps interrupts; the kernel offers the buses"),
     over_each_bus(
         "bring-up",
         "the broker takes the device over, serves it, and says over which bus",
@@ -156,14 +179,14 @@ pub const ALL: &[Proof] = &[
         "the same for a driver without queues: QEMU's edu device, its engine, DMA and interrupt",
     ),
     BUS_TESTS,
-    once(Site::Main, "operator", "bind, unbind, list and check on a live kernel"),
-    once(Site::Main, "held", "a device that another driver holds: one line that says which"),
+    once(&[Site::Main], "operator", "bind, unbind, list and check on a live kernel"),
+    once(&[Site::Main], "held", "a device that another driver holds: one line that says which"),
     once(
-        Site::Main,
+        &[Site::Main],
         "not-viable",
         "a group with a device of another driver in it: one line that names it",
     ),
-    once(Site::Main, "released", "no process, no mapping and no file of a device is left"),
+    once(&[Site::Main], "released", "no process, no mapping and no file of a device is left"),
     Proof {
         rounds: Rounds::Last,
         ..over_each_bus(
@@ -171,12 +194,69 @@ pub const ALL: &[Proof] = &[
             "a device that is unplugged under load: every grant ends with an error of one line",
         )
     },
-    once(Site::NoIommu, "no-iommu", "without an IOMMU the broker refuses in one line"),
+    once(&[Site::NoIommu], "no-iommu", "without an IOMMU the broker refuses in one line"),
     once(
-        Site::VirtioIommu,
+        &[Site::VirtioIommu],
         "no-remapping",
         "without interrupt remapping the broker refuses in one line",
     ),
+    served(
+        &[Site::Served],
+        "guest-firmware",
+        "firmware has read and written our controller's disk before the kernel came",
+    ),
+    served(
+        &SERVED,
+        "guest-driver",
+        "the guest's own nvme driver runs our controller: its size, its serial number, MSI-X",
+    ),
+    served(
+        &SERVED,
+        "guest-files",
+        "an ext4 file system: made, filled, read back from the disk, checked, unmounted",
+    ),
+    served(
+        &SERVED,
+        "guest-load",
+        "fio writes and verifies at full queue depth, and with transfers of all sizes",
+    ),
+    served(
+        &[Site::Served],
+        "guest-tools",
+        "nvme-cli: what id-ctrl, id-ns, smart-log and error-log show",
+    ),
+    served(
+        &[Site::Served],
+        "guest-refusals",
+        "nvme-cli sends commands that are not valid: each ends with the status it must",
+    ),
+    served(
+        &[Site::Served],
+        "guest-format",
+        "nvme-cli formats a namespace, with 4096-byte blocks and back; it is empty afterwards",
+    ),
+    served(
+        &SERVED,
+        "guest-kept",
+        "the files are still there, and can be renamed, truncated and removed",
+    ),
+    served(&SERVED, "guest-log", "the guest's kernel complains of nothing"),
+    Proof {
+        boot: 2,
+        ..served(
+            &[Site::Served],
+            "guest-reboot",
+            "after a reboot without power-off the files are there, and new ones can be written",
+        )
+    },
+    Proof {
+        boot: 2,
+        ..served(
+            &[Site::Served],
+            "guest-reboot-log",
+            "the guest's kernel complains of nothing after the reboot either",
+        )
+    },
 ];
 
 /// A proof, by its name.

@@ -23,6 +23,11 @@ pub enum FromGuest {
     End(Proved),
     /// Blocks of a disk now hold the pattern of another seed: what the host is to find in the image.
     Wrote(Wrote),
+    /// The image of a served device's namespace now holds a file system, which is not mounted: the host is to find it
+    /// clean.
+    FileSystem(String),
+    /// Everything of this boot is done, and the next one follows: the machine starts again.
+    Reboot,
     /// The guest asks the host to do something; [`ToGuest::Done`] answers.
     Do(Request),
     /// Everything that was asked for is done.
@@ -64,8 +69,25 @@ pub struct Job {
     pub bus: Option<String>,
     /// Run the plan so many times in this one boot.
     pub rounds: u32,
+    /// Which boot of the machine this is, from 1.
+    pub boot: u32,
+    /// How many there are to be.
+    pub boots: u32,
+    /// Programs of others that can be run in the guest.
+    pub tools: Vec<Tool>,
     /// A command line for the guest's shell instead of a plan; for people who look around.
     pub shell: Option<String>,
+}
+
+/// A program of others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tool {
+    /// What it is called.
+    pub name: String,
+    /// Where it lies.
+    pub path: String,
+    /// Where its libraries are (as `LD_LIBRARY_PATH` takes it), if not where the system has them.
+    pub libraries: String,
 }
 
 /// How one proof ended.

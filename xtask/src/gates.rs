@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::exec;
+use crate::fuzz;
 use crate::lab;
 use crate::samples;
 use crate::setup::{self, Purpose};
@@ -34,6 +35,7 @@ pub(crate) fn perform(step: Step, workspace: &Workspace, purpose: Purpose) -> Re
         Step::Samples => samples::check(workspace),
         Step::Book => book(workspace),
         Step::Deny => deny(workspace),
+        Step::Fuzz => return fuzz::perform(workspace),
         Step::Lab => return lab::perform(workspace, &lab::Options::ci()),
     };
     done.map(|()| Done::Passed)

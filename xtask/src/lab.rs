@@ -1,5 +1,6 @@
 //! `cargo xtask lab`: builds the programs, boots the virtual lab's machines, and adds up what they prove.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -11,9 +12,9 @@ use doorbell_lab::LabError;
 use doorbell_lab::host::kernel::{self, Kernel};
 use doorbell_lab::host::qemu::{self, Qemu};
 use doorbell_lab::host::running::{Accelerator, Boot};
-use doorbell_lab::host::{accelerator, session, sites};
+use doorbell_lab::host::{accelerator, session, sites, tools};
 use doorbell_lab::proofs::{self, Site};
-use doorbell_lab::protocol::{Job, Outcome, Proved};
+use doorbell_lab::protocol::{Job, Outcome, Proved, Tool};
 use serde_json::json;
 
 use crate::steps::Done;
@@ -120,11 +121,36 @@ pub(crate) fn perform(workspace: &Workspace, options: &Options) -> Result<Done> 
     report.finish(options.json)
 }
 
+/// What guests need that drive our own devices.
+#[derive(Debug)]
+struct Client {
+    qemu: Qemu,
+    tools: Vec<Tool>,
+}
+
+impl Client {
+    /// A program that cannot be had is left out: the proofs that need it are skipped.
+    fn find() -> Result<Self, LabError> {
+        let qemu = Qemu::find(&qemu::VFIO_USER)?;
+        let mut tools = Vec::new();
+        for wanted in [tools::FIO, tools::NVME] {
+            match tools::find(wanted) {
+                Ok(tool) => tools.push(tool),
+                Err(error) => eprintln!("  no {}: {error}", wanted.program),
+            }
+        }
+        Ok(Self { qemu, tools })
+    }
+}
+
 /// What every boot of a run shares.
 #[derive(Debug)]
 struct Lab<'a> {
     options: &'a Options,
     qemu: Qemu,
+    /// What guests need that drive our own devices: a QEMU that is a vfio-user client, and programs. Found when the first
+    /// of them boots.
+    client: OnceCell<Result<Client, LabError>>,
     accelerator: Accelerator,
     programs: PathBuf,
     tests: String,
@@ -165,7 +191,18 @@ impl<'a> Lab<'a> {
         let logs = workspace.target.join("lab");
         let accelerator =
             accelerator::choose(options.kvm, &qemu, kernels.first(), &programs, &logs)?;
-        Ok(Self { options, qemu, accelerator, programs, tests, logs, ready: kernels, skipped })
+        let client = OnceCell::new();
+        Ok(Self {
+            options,
+            qemu,
+            client,
+            accelerator,
+            programs,
+            tests,
+            logs,
+            ready: kernels,
+            skipped,
+        })
     }
 
     /// Boots every machine that has something to prove.
@@ -174,8 +211,10 @@ impl<'a> Lab<'a> {
             report.could_not(what, error)?;
         }
         for (at, kernel) in self.ready.iter().enumerate() {
-            for site in [Site::Main, Site::NoIommu, Site::VirtioIommu] {
-                // The negatives do not depend on the kernel.
+            let served = if self.options.shell.is_none() { &proofs::SERVED[..] } else { &[] };
+            for site in [Site::Main, Site::NoIommu, Site::VirtioIommu].iter().chain(served).copied()
+            {
+                // The others do not depend on the kernel.
                 if site != Site::Main && at > 0 {
                     continue;
                 }
@@ -198,13 +237,16 @@ impl<'a> Lab<'a> {
         eprintln!("==> {title}");
         let console = self.logs.join(format!("{}-{}.log", machine.name, kernel.release));
         let init = self.programs.join("lab-guest");
-        let boot = Boot {
-            qemu: &self.qemu,
-            kernel,
-            accelerator: self.accelerator,
-            init: &init,
-            console: &console,
+        let (qemu, tools) = if proofs::SERVED.contains(&site) {
+            match self.client.get_or_init(Client::find) {
+                Ok(client) => (&client.qemu, client.tools.clone()),
+                Err(error) => return report.could_not(&title, error),
+            }
+        } else {
+            (&self.qemu, Vec::new())
         };
+        let boot =
+            Boot { qemu, kernel, accelerator: self.accelerator, init: &init, console: &console };
         let job = Job {
             machine: machine.name.to_owned(),
             programs: self.programs.display().to_string(),
@@ -215,7 +257,9 @@ impl<'a> Lab<'a> {
                 .bus
                 .and_then(|bus| Some(bus.to_possible_value()?.get_name().to_owned())),
             rounds,
+            tools,
             shell: self.options.shell.clone(),
+            ..Job::default()
         };
         match session::run(&machine, &boot, job, |proved| report.add(&title, proved)) {
             Ok(_) if self.options.shell.is_some() => {
@@ -252,14 +296,16 @@ fn debian(workspace: &Workspace) -> Result<Kernel, LabError> {
 
 /// Whether a site has a proof that was asked for.
 fn wanted(site: Site, only: &[String]) -> bool {
-    proofs::ALL.iter().any(|proof| proof.site == site && proof.is_named_by(only))
+    proofs::ALL.iter().any(|proof| proof.sites.contains(&site) && proof.is_named_by(only))
 }
 
 fn list() -> Result<()> {
     let mut text = String::new();
     for proof in proofs::ALL {
         let buses = if proof.each_bus { "each bus" } else { "once" };
-        writeln!(text, "{:<18} {:<13} {buses:<9} {}", proof.name, proof.site.name(), proof.about)?;
+        for site in proof.sites {
+            writeln!(text, "{:<18} {:<15} {buses:<9} {}", proof.name, site.name(), proof.about)?;
+        }
     }
     std::io::stdout().write_all(text.as_bytes()).context("cannot print the list")
 }

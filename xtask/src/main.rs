@@ -1,6 +1,6 @@
 //! Set-up, tests, checks and the demo, each by one command: `cargo xtask <command>`.
 //!
-//! The commands only start other programs (cargo, apt-get, mdbook, cargo-deny, doorbell) and add up what these say.
+//! The commands only start other programs (cargo, apt-get, mdbook, cargo-deny, cargo-fuzz, doorbell) and add up what these say.
 //! Nothing here is printed to standard output: it belongs to the programs, so that `cargo xtask demo -- --json` is one
 //! JSON object and nothing else. Every command runs without a terminal and asks nothing.
 //!
@@ -9,6 +9,7 @@
 //! | [`setup`] | the Debian packages: what is missing, and how to install it |
 //! | [`steps`] | the steps of `test` and `ci`, their order, and the closing table |
 //! | [`gates`] | what each step does |
+//! | [`fuzz`] | a short run of every fuzz target |
 //! | [`lab`] | the virtual lab: which machines to boot with which kernels, and the table of proofs |
 //! | [`samples`] | the Rust code blocks of the book and the README, made into doc tests |
 //! | [`tools`] | cargo tools of a known version, built once into the target folder |
@@ -21,6 +22,7 @@
 
 mod demo;
 mod exec;
+mod fuzz;
 mod gates;
 mod lab;
 mod samples;
@@ -79,7 +81,7 @@ enum Command {
     /// kernels are what DOORBELL_LAB_KERNEL names (a bzImage, or a folder that holds some), and Debian's own. Something
     /// that cannot be had is a skip, in one line.
     Lab(lab::Options),
-    /// Run all tests, then the slower gates: fmt, clippy, docs, features, the book, licences, the lab
+    /// Run all tests, then the slower gates: fmt, clippy, docs, features, the book, licences, fuzzing, the lab
     ///
     /// A gate that fails does not stop the ones after it; the closing table names every one. Only where packages are
     /// missing or the tests do not build, nothing more is tried.

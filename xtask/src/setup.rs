@@ -44,14 +44,16 @@ struct Package {
 }
 
 /// Every package that any command needs. Why: hwlocality finds hwloc by pkg-config and links libudev; the demo makes and
-/// checks an ext4 image; tests count system calls with strace; callgrind counts instructions; the rest compiles a kernel.
-const PACKAGES: [Package; 11] = [
+/// checks an ext4 image; tests count system calls with strace; callgrind counts instructions; libFuzzer is C++; the rest
+/// compiles a kernel.
+const PACKAGES: [Package; 12] = [
     Package { name: "pkg-config", probe: Probe::Tool("pkg-config"), since: Purpose::Demo },
     Package { name: "libhwloc-dev", probe: Probe::Library("hwloc"), since: Purpose::Demo },
     Package { name: "libudev-dev", probe: Probe::Library("libudev"), since: Purpose::Demo },
     Package { name: "e2fsprogs", probe: Probe::Tool("mkfs.ext4"), since: Purpose::Demo },
     Package { name: "strace", probe: Probe::Tool("strace"), since: Purpose::Test },
     Package { name: "valgrind", probe: Probe::Tool("valgrind"), since: Purpose::Ci },
+    Package { name: "g++", probe: Probe::Tool("c++"), since: Purpose::Ci },
     Package { name: "flex", probe: Probe::Tool("flex"), since: Purpose::Kernel },
     Package { name: "bison", probe: Probe::Tool("bison"), since: Purpose::Kernel },
     Package { name: "bc", probe: Probe::Tool("bc"), since: Purpose::Kernel },
@@ -212,6 +214,7 @@ mod tests {
                 "libudev-dev",
                 "strace",
                 "valgrind",
+                "g++",
                 "flex",
                 "bison",
                 "bc",
@@ -232,7 +235,7 @@ mod tests {
         let listing = "strace-dbg\tinstalled\nvalgrind\tinstalled\textra\n";
         let meant = [Purpose::Test, Purpose::Ci];
         let needed = PACKAGES.iter().filter(|package| meant.contains(&package.since));
-        assert_eq!(missing_from(needed, listing, nothing), ["strace", "valgrind"]);
+        assert_eq!(missing_from(needed, listing, nothing), ["strace", "valgrind", "g++"]);
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub(crate) enum Step {
     Book,
     /// Licences, bans and sources of dependencies
     Deny,
+    /// A short run of every fuzz target
+    Fuzz,
     /// The virtual lab: real VFIO and iommufd in a guest, on every kernel that there is
     Lab,
 }
@@ -43,7 +45,7 @@ impl Step {
         [Self::Setup, Self::Build, Self::Tests, Self::Doctests, Self::Loom];
 
     /// What `cargo xtask ci` runs: the tests first, as they say the most.
-    pub(crate) const CI: [Self; 13] = [
+    pub(crate) const CI: [Self; 14] = [
         Self::Setup,
         Self::Build,
         Self::Tests,
@@ -56,6 +58,7 @@ impl Step {
         Self::Samples,
         Self::Book,
         Self::Deny,
+        Self::Fuzz,
         Self::Lab,
     ];
 

@@ -26,6 +26,10 @@ pub(crate) const MDBOOK: Tool = Tool { name: "mdbook", version: "0.5.4", default
 pub(crate) const CARGO_DENY: Tool =
     Tool { name: "cargo-deny", version: "0.20.2", default_features: true };
 
+/// Builds and runs fuzz targets. It has no features to leave out.
+pub(crate) const CARGO_FUZZ: Tool =
+    Tool { name: "cargo-fuzz", version: "0.13.2", default_features: true };
+
 impl Tool {
     /// The program: from `PATH`, or from the target folder, built there first if need be.
     pub(crate) fn ensure(&self, workspace: &Workspace) -> Result<PathBuf> {

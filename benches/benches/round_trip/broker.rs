@@ -1,4 +1,5 @@
-//! The device's process: this same executable, started with a hidden first argument.
+//! The device's process: this same executable, started with a hidden first argument. It is the broker, or
+//! a device server behind one.
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
@@ -9,60 +10,95 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use doorbell::broker::Broker;
+use doorbell::soft::HarnessOptions;
+use doorbell::vfio_user::server::{Server, ServerOptions};
 use doorbell_bench::{Placement, cores};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use tempfile::TempDir;
 
-/// The hidden first argument.
-const WORD: &str = "round-trip-broker";
+/// The hidden first argument of a broker.
+const BROKER: &str = "round-trip-broker";
+
+/// The hidden first argument of a device server.
+const SERVER: &str = "round-trip-server";
 
 /// What is served: memory, so that a flush moves no data and waits for no disk.
 pub(crate) const DEVICE: &str = "soft:nvme,ram=64M";
 
-/// What the broker says once clients may connect.
+/// What either says once clients may connect.
 const READY: &str = "ready";
 
 /// The longest that a broker which was told to end may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A running broker. It is killed if this is dropped before it has ended; and it asks the kernel to
+/// A running process. It is killed if this is dropped before it has ended; and it asks the kernel to
 /// be killed when this process dies.
 #[derive(Debug)]
+struct Started(Child);
+
+/// A running broker, and the device server behind it if there is one.
+#[derive(Debug)]
 pub(crate) struct Served {
-    child: Child,
+    broker: Started,
     socket: PathBuf,
-    /// Where the socket lies. Dropped after [`Drop::drop`] has ended the broker.
+    /// Ended after the broker.
+    _server: Option<Started>,
+    /// Where the sockets lie. Removed after both have ended.
     _folder: TempDir,
 }
 
-impl Served {
-    /// Starts a broker on the device's core and waits until it serves.
-    ///
-    /// # Errors
-    /// If it does not start.
-    pub(crate) fn start(placement: Option<Placement>) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("doorbell-bench-")
-            .tempdir()
-            .context("making a temporary folder")?;
-        let socket = folder.path().join("nvme0.sock");
+impl Started {
+    /// Starts a process that serves `device` at `socket`, on the device's core, and waits until it does.
+    fn start(
+        word: &str,
+        device: &str,
+        socket: &Path,
+        placement: Option<Placement>,
+    ) -> Result<Self> {
         let core = placement.map_or_else(|| "any".to_owned(), |cores| cores.device.to_string());
         let program = env::current_exe().context("finding this program's own file")?;
         let child = Command::new(program)
-            .arg(WORD)
-            .arg(&socket)
+            .args([word, device])
+            .arg(socket)
             .arg(core)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .context("starting the broker")?;
-        let mut served = Self { child, socket, _folder: folder };
-        let stdout = served.child.stdout.take().context("the broker has no standard output")?;
+            .context("starting the device's process")?;
+        let mut started = Self(child);
+        let stdout = started.0.stdout.take().context("the process has no standard output")?;
         let mut line = String::new();
-        // The broker limits how long its device may take, so this ends.
-        BufReader::new(stdout).read_line(&mut line).context("waiting for the broker")?;
-        ensure!(line.trim() == READY, "the broker did not start; what it said stands above");
-        Ok(served)
+        // A broker limits how long its device may take, so this ends.
+        BufReader::new(stdout).read_line(&mut line).context("waiting for the device's process")?;
+        ensure!(line.trim() == READY, "{word} did not start; what it said stands above");
+        Ok(started)
+    }
+}
+
+impl Served {
+    /// Starts a broker on the device's core, whose device is in its own process, and waits until it
+    /// serves.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub(crate) fn start(placement: Option<Placement>) -> Result<Self> {
+        let folder = folder()?;
+        let socket = folder.path().join("nvme0.sock");
+        let broker = Started::start(BROKER, DEVICE, &socket, placement)?;
+        Ok(Self { broker, socket, _server: None, _folder: folder })
+    }
+
+    /// The same with the same device in a device server, over vfio-user.
+    ///
+    /// # Errors
+    /// If either does not start.
+    pub(crate) fn behind_server(placement: Option<Placement>) -> Result<Self> {
+        let folder = folder()?;
+        let [socket, behind] = ["nvme1.sock", "server.sock"].map(|name| folder.path().join(name));
+        let server = Started::start(SERVER, DEVICE, &behind, placement)?;
+        let device = format!("vfio-user:{}", behind.display());
+        let broker = Started::start(BROKER, &device, &socket, placement)?;
+        Ok(Self { broker, socket, _server: Some(server), _folder: folder })
     }
 
     /// Where to connect.
@@ -75,10 +111,12 @@ impl Served {
     /// # Errors
     /// If it does not end, or not well.
     pub(crate) fn stop(mut self) -> Result<()> {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).context("ending the broker")?;
+        kill_process(Pid::from_child(&self.broker.0), Signal::TERM).context("ending the broker")?;
         let begin = Instant::now();
         while begin.elapsed() < PATIENCE {
-            if let Some(status) = self.child.try_wait().context("waiting for the broker's end")? {
+            if let Some(status) =
+                self.broker.0.try_wait().context("waiting for the broker's end")?
+            {
                 ensure!(status.success(), "the broker ended with {status}");
                 return Ok(());
             }
@@ -88,35 +126,63 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for Started {
     fn drop(&mut self) {
         // Both fail only if it has ended and was waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
-/// Becomes the broker if this process was started as one: `Some` with its outcome.
+fn folder() -> Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix("doorbell-bench-")
+        .tempdir()
+        .context("making a temporary folder")
+}
+
+/// Becomes the broker or the device server if this process was started as one: `Some` with its outcome.
 pub(crate) fn run_if_asked(arguments: &[String]) -> Option<Result<()>> {
     match arguments {
-        [word, socket, core] if word == WORD => Some(run(Path::new(socket), core)),
+        [word, device, socket, core] if word == BROKER => {
+            Some(prepare(core).and_then(|()| run_broker(device, Path::new(socket))))
+        }
+        [word, device, socket, core] if word == SERVER => {
+            Some(prepare(core).and_then(|()| run_server(device, Path::new(socket))))
+        }
         _ => None,
     }
 }
 
-fn run(socket: &Path, core: &str) -> Result<()> {
+fn prepare(core: &str) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("asking to end with the parent")?;
     if core != "any" {
         // Before any thread is started: they all stay there.
         cores::pin_to(core.parse().context("core")?)?;
     }
+    Ok(())
+}
+
+fn say_ready() -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{READY}").and_then(|()| out.flush()).context("telling the benchmark")
+}
+
+fn run_broker(device: &str, socket: &Path) -> Result<()> {
     let broker = Broker::builder(doorbell_nvme::registry())
-        .device(DEVICE.parse()?)
+        .device(device.parse()?)
         .socket(socket)
         .until_signal()
         .start()?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{READY}").and_then(|()| out.flush()).context("telling the benchmark")?;
-    drop(out);
+    say_ready()?;
     Ok(broker.wait()?)
+}
+
+/// It runs until it is killed: nothing of its device outlives it.
+fn run_server(device: &str, socket: &Path) -> Result<()> {
+    let device = doorbell_nvme::registry().open_model(&device.parse()?)?;
+    let harness = HarnessOptions { name: DEVICE.into(), ..HarnessOptions::default() };
+    let mut server = Server::bind(device, harness, &ServerOptions::at(socket))?;
+    say_ready()?;
+    Ok(server.run()?)
 }

@@ -21,7 +21,7 @@ pub(crate) const TIME: Duration = Duration::from_secs(20);
 const ROUNDS: u32 = 10;
 
 /// Floors and figures of each round.
-const SERIES: u32 = 10;
+const SERIES: u32 = 12;
 
 /// The deepest queue that is measured.
 pub(crate) const DEPTH: usize = 32;
@@ -35,6 +35,9 @@ pub(crate) struct Measured {
     pub(crate) floors: Floors,
     pub(crate) flush: Series,
     pub(crate) read_1: Series,
+    /// The same two over bus `vfio-user`: the device is busy, it does not nap between them.
+    pub(crate) flush_served: Series,
+    pub(crate) read_1_served: Series,
     pub(crate) read_1_futures: Series,
     pub(crate) read_32: Series,
     /// Nanoseconds of each operation in one thread: the device alone, direct, as futures.
@@ -44,15 +47,20 @@ pub(crate) struct Measured {
 }
 
 /// Measures on the core that the calling thread is pinned to.
-pub(crate) async fn run(socket: &Path, placement: Option<Placement>) -> Result<Measured> {
+pub(crate) async fn run(
+    socket: &Path,
+    behind_server: &Path,
+    placement: Option<Placement>,
+) -> Result<Measured> {
     let time = TIME / (ROUNDS * SERIES);
-    let client = Client::builder().arena_bytes(4 << 20).connect(socket).await?;
-    let nvme = Nvme::claim(&client, QueueSpec::depth(DEPTH as u32)).await?;
-    let ns = nvme.namespace(1)?;
+    let (nvme, served) = (claim(socket).await?, claim(behind_server).await?);
+    let (ns, served_ns) = (nvme.namespace(1)?, served.namespace(1)?);
     let mut measured = Measured {
         floors: Floors::new()?,
         flush: Series::new()?,
         read_1: Series::new()?,
+        flush_served: Series::new()?,
+        read_1_served: Series::new()?,
         read_1_futures: Series::new()?,
         read_32: Series::new()?,
         ring: [0.0; 3],
@@ -63,8 +71,10 @@ pub(crate) async fn run(socket: &Path, placement: Option<Placement>) -> Result<M
         // Each floor right beside what is compared with it.
         measured.floors.shm.append(&Floor::Shm.measure(placement, time)?);
         measured.flush.append(&direct(&nvme, ns, Command::Flush, 1, time)?);
+        measured.flush_served.append(&direct(&served, served_ns, Command::Flush, 1, time)?);
         measured.floors.shm_4k.append(&Floor::Shm4k.measure(placement, time)?);
         measured.read_1.append(&direct(&nvme, ns, Command::Read, 1, time)?);
+        measured.read_1_served.append(&direct(&served, served_ns, Command::Read, 1, time)?);
         measured.read_1_futures.append(&futures(&nvme, ns, time)?);
         measured.floors.uds.append(&Floor::Uds.measure(placement, time)?);
         measured.read_32.append(&direct(&nvme, ns, Command::Read, DEPTH, time)?);
@@ -76,7 +86,13 @@ pub(crate) async fn run(socket: &Path, placement: Option<Placement>) -> Result<M
     }
     measured.ring = ring.map(median);
     nvme.release().await?;
+    served.release().await?;
     Ok(measured)
+}
+
+async fn claim(socket: &Path) -> Result<Nvme> {
+    let client = Client::builder().arena_bytes(4 << 20).connect(socket).await?;
+    Ok(Nvme::claim(&client, QueueSpec::depth(DEPTH as u32)).await?)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,12 +1,18 @@
-//! The conformance plan on software devices: the same checks that a lab runs on real ones.
+//! The conformance plan on software devices: the same checks that a lab runs on real ones. Once with the
+//! device in the broker's process, once behind a device server of its own, over vfio-user.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a test may fail by panic, and says why"
 )]
 
-use std::path::PathBuf;
+mod common;
 
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use common::{Guard, doorbell};
 use doorbell_conformance::cli::{Driver, check};
 use doorbell_conformance::rig::Setup;
 use doorbell_conformance::role;
@@ -61,6 +67,60 @@ fn an_nvme_controller_with_long_blocks_and_pages_for_doorbells() {
 #[test]
 fn an_edu_device() {
     holds(Driver::Edu, setup("soft:edu,latency=500us"), 10);
+}
+
+/// A device server: `doorbell export`.
+struct Exported {
+    process: Guard,
+    socket: PathBuf,
+    /// Where the socket lies.
+    _folder: tempfile::TempDir,
+}
+
+impl Exported {
+    /// Starts it, and waits until it serves.
+    #[track_caller]
+    fn start(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("server.sock");
+        let mut command = doorbell();
+        command.arg("export").args(arguments).arg("--socket").arg(&socket);
+        let mut process = Guard(command.stdout(Stdio::piped()).spawn().unwrap());
+        let stdout = process.0.stdout.take().unwrap();
+        let line = BufReader::new(stdout).lines().next().unwrap().unwrap();
+        assert!(line.starts_with("exporting "), "{line}");
+        Self { process, socket, _folder: folder }
+    }
+
+    /// The broker drives it, with more options behind the path. It is pulled out by killing the server.
+    fn setup(&self, options: &str) -> Setup {
+        let mut setup = setup(&format!("vfio-user:{}{options}", self.socket.display()));
+        setup.unplug = Some(format!("kill -KILL {}", self.process.pid()));
+        setup
+    }
+}
+
+#[test]
+fn an_nvme_controller_behind_a_device_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let image: PathBuf = folder.path().join("disk.img");
+    common::file(&image, 64 << 20);
+    let server = Exported::start(&["nvme", "--image", image.to_str().unwrap()]);
+    let mut setup = server.setup("");
+    setup.image = Some(image);
+    holds(Driver::Nvme, setup, 16);
+}
+
+#[test]
+fn an_nvme_controller_whose_doorbells_are_rung_by_messages() {
+    let server = Exported::start(&["nvme,ram=64M"]);
+    holds(Driver::Nvme, server.setup(",map=none"), 15);
+}
+
+#[test]
+fn an_edu_device_behind_a_device_server() {
+    let server = Exported::start(&["edu,latency=500us"]);
+    holds(Driver::Edu, server.setup(""), 10);
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn an_unknown_device() {
         ("soft:tape", "'tape'"),
         ("soft:nvme,colour=red", "colour"),
         ("soft:nvme,ram=much", "ram"),
-        ("0000:01:00.0", "vfio"),
+        ("ffff:ff:1f.7", "no such PCI function"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("x.sock");

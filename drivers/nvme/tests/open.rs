@@ -42,7 +42,7 @@ fn what_cannot_be_opened_says_why() {
             ("nvme", "names no device"),
             ("soft:floppy", "no software model 'floppy'"),
             ("soft:nvme,colour=red", "no such option"),
-            ("0000:01:00.0", "no bus vfio"),
+            ("ffff:ff:1f.7", "no such PCI function"),
         ] {
             let error = Nvme::open(spec).await.unwrap_err();
             assert!(matches!(error, NvmeError::Local(_)));

@@ -8,6 +8,7 @@ use bytemuck::Pod;
 use doorbell_queues::SharedMem;
 
 use super::iommu::{Part, Piece, SoftIommu};
+use super::late::Late;
 use super::remote::Remote;
 use super::signals::{Pin, VectorSignals};
 use crate::dma::{Access, Fault};
@@ -26,6 +27,7 @@ pub struct SoftCx {
     pub(crate) vectors: Vec<VectorSignals>,
     pub(crate) pin: Pin,
     pub(super) remote: Remote,
+    late: Late,
     /// The model says that it failed, and nobody has taken note yet.
     pub(super) failed: Arc<AtomicBool>,
 }
@@ -39,6 +41,7 @@ impl SoftCx {
             vectors,
             pin: Pin::default(),
             remote: Remote::default(),
+            late: Late::default(),
             failed: Arc::default(),
         }
     }
@@ -340,7 +343,7 @@ impl SoftCx {
     }
 
     /// Interrupts the host on `vector`, if it asked for it (always, for an interrupt that a peer
-    /// installed without an arm word). Call it once after a batch of completions was stored: it
+    /// installed without an arm word, a moment later: [`super::late`]). Call it once after a batch of completions was stored: it
     /// fences, so that no completion is missed. A vector that nobody uses costs a compare.
     #[inline]
     pub fn interrupt(&mut self, vector: u16) {
@@ -348,7 +351,21 @@ impl SoftCx {
             return;
         }
         if let Some(signals) = self.vectors.get_mut(usize::from(vector)) {
-            signals.raise();
+            signals.raise_if_armed();
+            if signals.always.is_some() {
+                self.late.add(vector);
+            }
+        }
+    }
+
+    /// Raises the interrupts that were put off: before the device's thread sleeps, and when their time
+    /// has come.
+    #[cold]
+    pub(super) fn raise_late(&mut self) {
+        while let Some(vector) = self.late.take() {
+            if let Some(signals) = self.vectors.get_mut(usize::from(vector)) {
+                signals.raise_always();
+            }
         }
     }
 
@@ -358,6 +375,7 @@ impl SoftCx {
         self.iommu.clear();
         self.vectors.iter_mut().for_each(|vector| vector.always = None);
         self.pin = Pin::default();
+        self.late.clear();
         let interruptible = self.remote.interruptible;
         self.remote = Remote { interruptible, ..Remote::default() };
     }
@@ -372,6 +390,9 @@ impl SoftCx {
     /// have arrived are raised. True if there were any.
     #[inline]
     pub(super) fn begin(&mut self) -> bool {
+        if self.late.is_due() {
+            self.raise_late();
+        }
         if self.remote.peer.is_none() {
             return false;
         }

@@ -20,6 +20,7 @@ pub mod harness;
 pub mod iommu;
 #[cfg(test)]
 mod iommu_tests;
+mod late;
 pub(crate) mod remote;
 pub mod signals;
 #[cfg(test)]

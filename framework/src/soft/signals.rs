@@ -138,13 +138,24 @@ impl PeerEvent {
 }
 
 impl VectorSignals {
-    #[inline]
+    /// Signals it.
     pub(crate) fn raise(&mut self) {
+        self.raise_if_armed();
+        self.raise_always();
+    }
+
+    /// Signals a holder who has asked for it by the arm word.
+    #[inline]
+    pub(crate) fn raise_if_armed(&mut self) {
         if let Some(words) = &self.words
             && must_signal(&words.armed)
         {
             signal(&*words.interrupt);
         }
+    }
+
+    /// Signals a peer whose eventfd has no arm word.
+    pub(crate) fn raise_always(&mut self) {
         if let Some(event) = &self.always {
             event.signal();
         }

@@ -144,6 +144,7 @@ impl Worker {
     /// Sleeps until something happens. Returns at once if something has happened already. A device
     /// whose peer cannot kick looks at its doorbells between naps, and goes on napping.
     fn sleep(&mut self) {
+        self.cx.raise_late();
         for vector in &self.cx.vectors {
             vector.fall_asleep();
         }

@@ -80,7 +80,9 @@ fn tiers_are_bounded_on_both_sides() {
     let broker = with_rights(rights);
     let client = broker.connect();
     let error = pollster::block_on(client.claim::<Loop>(QueueSpec::depth(4))).unwrap_err();
-    assert!(matches!(refusal(error), Refusal::Tier { asked: Tier::Mediated, .. }));
+    // More than a page of one's own takes a virtual function, which this device does not have.
+    assert!(error.to_string().contains("no virtual functions"), "{error}");
+    assert!(matches!(refusal(error), Refusal::Tier { asked: Tier::Isolated, .. }));
     // Nothing of the refused queue stays.
     let status = pollster::block_on(client.status()).unwrap();
     assert!(status.sessions[0].queues.is_empty());

@@ -12,7 +12,7 @@ use doorbell::wait::Eventfd;
 use doorbell::wire::codec::{encode_event, encode_refused, encode_reply};
 use doorbell::wire::socket::{pair, receive, send};
 use doorbell::wire::{
-    DeviceInfo, EndCause, Event, Grant, Message, Packet, Received, Reply, Request,
+    DeviceInfo, EndCause, Event, Grant, Message, Packet, Received, Reply, Request, VERSION,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -89,8 +89,10 @@ fn a_broker_of_another_version() {
     let error = pollster::block_on(connect(socket)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "broker the fake speaks version 9 of the control protocol, this program 1; \
-         use the same release of doorbell on both sides"
+        format!(
+            "broker the fake speaks version 9 of the control protocol, this program {VERSION}; \
+             use the same release of doorbell on both sides"
+        )
     );
 }
 

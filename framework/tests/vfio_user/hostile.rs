@@ -61,8 +61,7 @@ fn versions_that_do_not_fit() {
     model.capabilities.twin_socket = Some(TwinSocket { supported: true, fd_index: Some(0) });
     model.twin = Some(file(4096));
     refused(model, honest(), "no stream socket");
-    let mut model = Model::default();
-    model.twin = Some(file(4096));
+    let model = Model { twin: Some(file(4096)), ..Model::default() };
     refused(model, honest(), "belong to nothing");
 }
 

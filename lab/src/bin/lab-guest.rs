@@ -39,5 +39,6 @@ fn run() -> io::Result<()> {
     } else {
         plan::run(&job, &mut port)?;
     }
-    port.send(&FromGuest::Finished)
+    let again = job.boot < job.boots && job.shell.is_none();
+    port.send(if again { &FromGuest::Reboot } else { &FromGuest::Finished })
 }

@@ -17,9 +17,18 @@ impl KernelLog {
     /// # Errors
     /// If `/dev/kmsg` cannot be read.
     pub fn from_now() -> io::Result<Self> {
+        let mut log = Self::from_boot()?;
+        log.file.seek(SeekFrom::End(0))?;
+        Ok(log)
+    }
+
+    /// Everything since the kernel started, as far as it still has it.
+    ///
+    /// # Errors
+    /// If `/dev/kmsg` cannot be read.
+    pub fn from_boot() -> io::Result<Self> {
         let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-        let mut file = OpenOptions::new().read(true).custom_flags(flags).open("/dev/kmsg")?;
-        file.seek(SeekFrom::End(0))?;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open("/dev/kmsg")?;
         Ok(Self { file, text: String::new() })
     }
 

@@ -5,6 +5,8 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{LabError, Result};
+use crate::host::firmware;
+use crate::host::served::Served;
 use crate::pattern;
 
 /// The IOMMU in front of the guest's devices.
@@ -40,6 +42,10 @@ pub struct Machine {
     disks: Vec<Disk>,
     devices: Vec<String>,
     append: Vec<String>,
+    shared_memory: bool,
+    firmware: bool,
+    boots: u32,
+    served: Vec<Served>,
 }
 
 impl Machine {
@@ -54,6 +60,10 @@ impl Machine {
             disks: Vec::new(),
             devices: Vec::new(),
             append: Vec::new(),
+            shared_memory: false,
+            firmware: false,
+            boots: 1,
+            served: Vec::new(),
         }
     }
 
@@ -100,6 +110,46 @@ impl Machine {
         self
     }
 
+    /// Memory in a file that other processes can map: without it a device server gets at it by messages only.
+    #[must_use]
+    pub fn shared_memory(mut self) -> Self {
+        self.shared_memory = true;
+        self
+    }
+
+    /// Firmware that copies blocks of the second disk before the kernel starts (see [`firmware`]).
+    #[must_use]
+    pub fn firmware(mut self) -> Self {
+        self.firmware = true;
+        self
+    }
+
+    /// How often the guest boots, from one start of QEMU to its end.
+    #[must_use]
+    pub fn boots(mut self, boots: u32) -> Self {
+        self.boots = boots;
+        self
+    }
+
+    /// One more device, which a process of its own serves over vfio-user.
+    #[must_use]
+    pub fn served(mut self, served: Served) -> Self {
+        self.served.push(served);
+        self
+    }
+
+    /// The devices that processes of their own serve.
+    #[must_use]
+    pub fn servers(&self) -> &[Served] {
+        &self.served
+    }
+
+    /// How often the guest boots.
+    #[must_use]
+    pub fn boot_count(&self) -> u32 {
+        self.boots
+    }
+
     /// The disks.
     #[must_use]
     pub fn disks(&self) -> &[Disk] {
@@ -112,7 +162,7 @@ impl Machine {
         folder.join(format!("{disk}.raw"))
     }
 
-    /// Writes every disk's image into `folder`, filled with its pattern.
+    /// Writes what the machine needs into `folder`: every disk's image, filled with its pattern, and the firmware.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -128,6 +178,9 @@ impl Machine {
             };
             write().map_err(|error| LabError::file("write", &path, error))?;
         }
+        if self.firmware {
+            firmware::write(folder)?;
+        }
         Ok(())
     }
 
@@ -137,7 +190,13 @@ impl Machine {
         let mut add = |option: &str, value: String| words.extend([option.to_owned(), value]);
         let iommu = self.iommu == Iommu::Vtd;
         // Interrupt remapping needs the interrupt controller split from the accelerator's.
-        add("-machine", if iommu { "q35,kernel-irqchip=split" } else { "q35" }.to_owned());
+        let mut board = if iommu { "q35,kernel-irqchip=split" } else { "q35" }.to_owned();
+        if self.shared_memory {
+            board.push_str(",memory-backend=memory");
+            let size = self.memory_mib;
+            add("-object", format!("memory-backend-memfd,id=memory,size={size}M,share=on"));
+        }
+        add("-machine", board);
         add("-smp", "2".to_owned());
         add("-m", format!("{}M", self.memory_mib));
         if self.numa {
@@ -170,6 +229,16 @@ impl Machine {
         }
         for device in &self.devices {
             add("-device", device.clone());
+        }
+        for served in &self.served {
+            add("-device", served.device(folder));
+        }
+        if self.firmware {
+            let rom = firmware::path(folder).display().to_string();
+            words.extend(["-option-rom".to_owned(), rom.replace(',', ",,")]);
+        }
+        if self.boots == 1 {
+            words.push("-no-reboot".to_owned());
         }
         words
     }

@@ -28,8 +28,17 @@ const FILES: [&str; 8] = [
 
 /// The modules that a guest needs. What they depend on is read from the modules themselves. A kernel that has one of
 /// them built in has no file of it.
-const MODULES: [&str; 6] =
-    ["virtio_pci", "9pnet_virtio", "9p", "nvme", "vfio_iommu_type1", "vfio_pci"];
+const MODULES: [&str; 8] = [
+    "virtio_pci",
+    "9pnet_virtio",
+    "9p",
+    "nvme",
+    "vfio_iommu_type1",
+    "vfio_pci",
+    // ext4 asks for a checksum by its name, which is no dependency that the module tells of.
+    "crc32c_generic",
+    "ext4",
+];
 
 /// The kernel of this machine's Debian release, fetched once, with an initramfs written into `folder` whose first
 /// program is `init`.

@@ -37,8 +37,11 @@ pub const LAB: Needs = Needs {
 };
 
 /// For a guest that drives a vfio-user server: the client device came with 10.1.
-pub const VFIO_USER: Needs =
-    Needs { version: (10, 1), devices: &["vfio-user-pci"], suite: Suite::TrixieBackports };
+pub const VFIO_USER: Needs = Needs {
+    version: (10, 1),
+    devices: &["vfio-user-pci", "intel-iommu", "virtio-9p-pci"],
+    suite: Suite::TrixieBackports,
+};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 
@@ -80,7 +83,11 @@ impl Qemu {
     /// The one that was unpacked into `folder`.
     fn unpacked(suite: Suite, folder: &Path) -> Result<Self> {
         let mut libraries = OsString::new();
-        for place in ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"] {
+        for place in [
+            "usr/lib/x86_64-linux-gnu",
+            "lib/x86_64-linux-gnu",
+            "usr/lib/x86_64-linux-gnu/pulseaudio",
+        ] {
             if !libraries.is_empty() {
                 libraries.push(":");
             }

@@ -17,6 +17,7 @@ use crate::host::process;
 use crate::host::qemu::Qemu;
 use crate::host::qmp::{self, Qmp};
 use crate::host::scratch::Scratch;
+use crate::host::served::{Served, Server};
 use crate::protocol::{self, FromGuest, Request, ToGuest};
 
 /// From start to user space. An emulated one needs seconds; on a host that does much else, many.
@@ -63,6 +64,7 @@ pub struct Guest {
     console: PathBuf,
     /// The guest's `uname -r`.
     pub release: String,
+    servers: Vec<Server>,
     folder: Scratch,
 }
 
@@ -80,6 +82,11 @@ impl Guest {
             fs::create_dir_all(parent)
                 .map_err(|error| LabError::file("make the folder", parent, error))?;
         }
+        let servers = machine.servers().iter().map(|served| {
+            let log = boot.console.with_extension(format!("{}.log", served.name));
+            Server::start(&boot.init.with_file_name("doorbell"), *served, folder.path(), &log)
+        });
+        let servers = servers.collect::<Result<Vec<_>>>()?;
         let mut command = boot.qemu.command();
         command.args(machine.arguments(folder.path()));
         common_arguments(&mut command, machine, boot, &port, &monitor);
@@ -115,6 +122,7 @@ impl Guest {
             partial: Vec::new(),
             console: boot.console.to_owned(),
             release: String::new(),
+            servers,
             folder,
         };
         match guest.next(limit)? {
@@ -202,6 +210,14 @@ impl Guest {
         self.qmp.execute("device_add", &device)
     }
 
+    /// Has QEMU end when the guest reboots, from now on.
+    ///
+    /// # Errors
+    /// If QEMU refuses.
+    pub(crate) fn no_more_boots(&mut self) -> Result<()> {
+        self.qmp.execute("set-action", &json!({ "reboot": "shutdown" })).map(|_| ())
+    }
+
     /// The monitor.
     pub fn qmp(&mut self) -> &mut Qmp {
         &mut self.qmp
@@ -220,7 +236,8 @@ impl Guest {
         if ended.is_none() {
             return failed(self.about("QEMU does not end"));
         }
-        Ok(Images { _guest: self })
+        let servers = std::mem::take(&mut self.servers).into_iter().map(Server::stop).collect();
+        Ok(Images { guest: self, servers })
     }
 
     /// A message with the console's last lines and where the rest is.
@@ -248,14 +265,22 @@ impl Drop for Guest {
 /// The disks of a guest that has ended.
 #[derive(Debug)]
 pub struct Images {
-    _guest: Guest,
+    guest: Guest,
+    /// How the servers of devices have ended.
+    pub(crate) servers: Vec<Result<String>>,
 }
 
 impl Images {
     /// A disk's image.
     #[must_use]
     pub fn path(&self, disk: &str) -> PathBuf {
-        Machine::image(self._guest.folder.path(), disk)
+        Machine::image(self.guest.folder.path(), disk)
+    }
+
+    /// The image of a namespace of a device that was served.
+    #[must_use]
+    pub fn served(&self, image: &str) -> PathBuf {
+        Served::image(self.guest.folder.path(), image)
     }
 }
 
@@ -267,7 +292,7 @@ fn common_arguments(
     port: &Path,
     monitor: &Path,
 ) {
-    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
     match boot.accelerator {
         Accelerator::Tcg => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
         Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),

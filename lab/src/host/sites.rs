@@ -1,6 +1,8 @@
 //! The machines of the plan.
 
+use crate::host::firmware;
 use crate::host::machine::{Disk, Iommu, Machine};
+use crate::host::served::{Image, Served};
 use crate::proofs::Site;
 
 /// The disk that most proofs use: 16 MiB at 0000:00:04.0.
@@ -18,14 +20,34 @@ pub const SCRATCH: Disk = Disk { name: "scratch", blocks: 16384, seed: 0x0d15_c0
 /// The namespace that the physical function and its virtual functions share, below 0000:00:0b.0.
 pub const SHARED: Disk = Disk { name: "shared", blocks: 8192, seed: 0x0d15_c005 };
 
+/// The namespace that guests make a file system on: 128 MiB.
+pub const FILES: Image = Image { name: "files", blocks: 1 << 18, seed: 0x0d15_c006, filled: 128 };
+/// The namespace for firmware, for loads and for Format NVM: 48 MiB.
+pub const LOAD: Image =
+    Image { name: "load", blocks: 96 << 10, seed: 0x0d15_c007, filled: firmware::BLOCKS as u64 };
+/// The serial number of the controller that is served.
+pub const SERIAL: &str = "LAB-SERVED";
+/// Our software controller, at 0000:00:04.0.
+const CONTROLLER: Served =
+    Served { name: "nvme0", model: MODEL, images: &[FILES, LOAD], slot: "04.0" };
+/// Eight queue pairs: more than the guest has processors. 1024 entries each, the most that Linux uses.
+const MODEL: &str = "nvme,serial=LAB-SERVED,queues=8,depth=1024";
+
 /// The machine for a site.
 #[must_use]
 pub fn machine(site: Site) -> Machine {
-    let machine = Machine::new(site.name()).nvme(DISK, "bus=pcie.0,addr=04.0");
+    let machine = Machine::new(site.name());
+    let disk = |machine: Machine| machine.nvme(DISK, "bus=pcie.0,addr=04.0");
+    let served = |machine: Machine| machine.served(CONTROLLER);
     match site {
-        Site::Main => main(machine),
-        Site::NoIommu => machine.iommu(Iommu::Absent),
-        Site::VirtioIommu => machine.iommu(Iommu::Virtio),
+        Site::Main => main(disk(machine)),
+        Site::NoIommu => disk(machine).iommu(Iommu::Absent),
+        Site::VirtioIommu => disk(machine).iommu(Iommu::Virtio),
+        Site::Served => served(machine).iommu(Iommu::Absent).shared_memory().firmware().boots(2),
+        // The last of the words on the kernel's command line counts.
+        Site::ServedPassthrough => served(machine).shared_memory().append("iommu=pt"),
+        Site::ServedTranslated => served(machine).shared_memory(),
+        Site::ServedPrivate => served(machine).iommu(Iommu::Absent),
     }
 }
 

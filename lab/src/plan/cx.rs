@@ -3,12 +3,13 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::process::Command;
 
 use crate::guest::pci::Function;
 use crate::guest::port::Port;
 use crate::guest::process::Ended;
 use crate::guest::programs::{Broker, Programs, Serve};
-use crate::protocol::{FromGuest, Job, Request, Wrote};
+use crate::protocol::{FromGuest, Job, Request, Tool, Wrote};
 
 /// The kernel's two buses.
 pub(super) const BUSES: [&str; 2] = ["container", "cdev"];
@@ -20,6 +21,7 @@ pub(super) const VFIO: &str = "vfio-pci";
 #[derive(Debug)]
 pub(super) enum Trouble {
     Failed(String),
+    Skipped(String),
 }
 
 /// What was seen, or why it was not.
@@ -50,6 +52,7 @@ pub(super) struct Cx<'p> {
     /// The framework's test program.
     pub(super) tests: String,
     bus: Option<&'static str>,
+    tools: Vec<Tool>,
     port: &'p mut Port,
 }
 
@@ -60,7 +63,14 @@ impl<'p> Cx<'p> {
         round: u32,
         port: &'p mut Port,
     ) -> Self {
-        Self { programs: Programs::new(&job.programs), round, tests: job.tests.clone(), bus, port }
+        Self {
+            programs: Programs::new(&job.programs),
+            round,
+            tests: job.tests.clone(),
+            bus,
+            tools: job.tools.clone(),
+            port,
+        }
     }
 
     /// The bus of this proof; for proofs that are done over each.
@@ -103,6 +113,27 @@ impl<'p> Cx<'p> {
     /// Tells the host what a disk's image must now hold.
     pub(super) fn wrote(&mut self, wrote: Wrote) -> Result<(), Trouble> {
         Ok(self.port.send(&FromGuest::Wrote(wrote))?)
+    }
+
+    /// Tells the host that an image holds a file system that is not mounted.
+    pub(super) fn file_system(&mut self, image: &str) -> Result<(), Trouble> {
+        Ok(self.port.send(&FromGuest::FileSystem(image.to_owned()))?)
+    }
+
+    /// A command of a program of others. A skip if the host has none.
+    pub(super) fn tool(&self, name: &str) -> Result<Command, Trouble> {
+        let tool = self.tools.iter().find(|tool| tool.name == name);
+        // What the guest has file systems of its own for, it does not see of the host.
+        let Some(tool) = tool.filter(|tool| Path::new(&tool.path).is_file()) else {
+            return Err(Trouble::Skipped(format!("{name} is not here and cannot be fetched")));
+        };
+        let mut command = Command::new(&tool.path);
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
+        command.env("HOME", "/tmp").current_dir("/tmp");
+        if !tool.libraries.is_empty() {
+            command.env("LD_LIBRARY_PATH", &tool.libraries);
+        }
+        Ok(command)
     }
 
     /// Has the host do something.

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use doorbell::client::{Client, QueueSpec};
 use doorbell::dma::DmaBox;
 use doorbell::queues::{EndReason, QueueError};
+use doorbell_nvme::spec::Status;
 use doorbell_nvme::{Lba, Namespace, Nvme, NvmeError};
 use serde::{Deserialize, Serialize};
 
@@ -144,6 +145,10 @@ impl<'a> Worker<'a> {
             let slots = &mut self.slots;
             let reaped = self.nvme.reap(64, |done| match in_flight.remove(&done.tag) {
                 Some(number) if done.status.is_success() => slots[number].1 = done.buffer,
+                // Only the broker deletes a queue. That it has ended, and why, is told right after.
+                Some(number) if done.status.is(Status::ABORTED_SQ_DELETION) => {
+                    in_flight.insert(done.tag, number);
+                }
                 _ => bad = Some((done.tag, done.status)),
             });
             if reaped.map_err(NvmeError::from)? == 0 {

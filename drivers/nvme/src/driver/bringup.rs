@@ -67,8 +67,14 @@ pub(super) fn limits(device: &Arc<str>, regs: &Registers) -> Result<Limits, Driv
             "queues of one entry (MQES is 0), which the specification rules out".into()
         ));
     }
-    let page = 4096u32.checked_shl(cap.mpsmin().into()).and_then(PageSize::new);
-    let page = page.ok_or_else(|| bad(format!("memory pages of 4096 << {}", cap.mpsmin())))?;
+    // Rings, lists and buffers are aligned to 4 KiB, here and in the clients.
+    if cap.mpsmin() != 0 {
+        let least = cap.mpsmin();
+        return Err(bad(format!(
+            "memory pages of 4096 << {least} bytes at least (CAP.MPSMIN); 4096 are supported"
+        )));
+    }
+    let page = PageSize::KIB_4;
     let css = match cap.css() {
         sets if sets & 1 != 0 => css::NVM,
         sets if sets & 1 << 6 != 0 => css::ALL,

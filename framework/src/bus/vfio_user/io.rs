@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver as Jobs;
 use rustix::event::PollFlags;
+use rustix::net::{Shutdown, shutdown};
 
 use super::error::LinkError;
 use super::link::{Job, Shared};
@@ -45,6 +46,15 @@ impl Channel {
     fn new(socket: OwnedFd) -> Self {
         let receiver = Receiver::new(Limits::new(MAX_DATA, MAX_FDS));
         Self { socket, receiver, outgoing: Outgoing::new(MAX_QUEUED) }
+    }
+}
+
+impl Drop for Channel {
+    /// The kernel closes the socket only when it has given up the ring's watches of it, some time after
+    /// the ring itself was closed, or the process has ended. The server must know at once.
+    fn drop(&mut self) {
+        // The server may have closed it.
+        let _ = shutdown(&self.socket, Shutdown::Both);
     }
 }
 

@@ -52,8 +52,14 @@ impl Options {
         while let Some(comma) = path.iter().rposition(|byte| *byte == b',') {
             let Some((before, option)) = path.split_at_checked(comma) else { break };
             let option = String::from_utf8_lossy(option.get(1..).unwrap_or_default());
+            if option.contains('/') {
+                // It names a file below a folder whose name has a comma.
+                break;
+            }
             // The last one counts, and it is met first.
             match option.split_once('=') {
+                // No option's value has a slash: this is the end of a path.
+                Some((_, value)) if value.contains('/') => break,
                 Some(("timeout", value)) => {
                     timeout = timeout.or(Some(seconds(value)?));
                 }

@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn areas_are_what_can_be_mapped() {
-        assert_eq!(areas(&info(0x4800), &[]).unwrap(), [0..0x4000]);
+        assert_eq!(areas(&info(0x4800), &[]).unwrap(), std::slice::from_ref(&(0..0x4000)));
         assert!(areas(&info(0x800), &[]).unwrap().is_empty());
         let found = areas(&info(0x8000), &sparse(&[(0x4000, 0x1000), (0x1000, 0x2000)])).unwrap();
         assert_eq!(found, [0x1000..0x3000, 0x4000..0x5000]);

@@ -73,7 +73,7 @@ impl Endpoint {
         let flushed = self.control().call(
             "making its data durable",
             Deadline::after(FLUSH),
-            |device, cx| device.flush(cx),
+            SoftDevice::flush,
         )?;
         flushed.map_err(|source| BusError::Os {
             device: self.name(),
@@ -92,6 +92,7 @@ impl Endpoint {
         let before = self.permissions();
         let Some(event) = self.config.write(offset, data) else { return Ok(false) };
         if event == ConfigEvent::FunctionReset {
+            tracing::debug!("the client resets the function");
             if let Some(msix) = &mut self.msix {
                 msix.reset();
             }

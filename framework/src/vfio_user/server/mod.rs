@@ -2,7 +2,8 @@
 //! machines drive.
 //!
 //! One [`Server`] serves one device on one Unix socket, to one client after the other; a second
-//! client is turned away at once. When a client has gone its memory is unmapped, its eventfds are
+//! client is turned away after half a second, in which the first may end. When a client has gone its
+//! memory is unmapped, its eventfds are
 //! closed, and the device is reset for the next.
 //!
 //! Who runs what:

@@ -26,7 +26,7 @@ fn find(endpoint: &Endpoint, index: u32) -> Result<Option<(Kind, u64)>, Errno> {
             let bar = endpoint.layout.bar(index as u8);
             Ok(bar.map(|bar| (Kind::Bar(bar.index), bar.size)))
         }
-        0..pci::REGIONS => Ok(None),
+        _ if index < pci::REGIONS => Ok(None),
         _ => Err(Errno::INVAL),
     }
 }

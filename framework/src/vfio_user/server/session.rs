@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver as Queue, Sender, bounded};
 use rustix::io::Errno;
 
 use super::endpoint::Endpoint;
-use super::events::{Event, wait_any};
+use super::events::{AsFdDyn, Event, wait_any};
 use super::link::Link;
 use super::listen::Listener;
 use super::maps::{CLIENT, MOST_MAPS, Maps, NewMap, Shrunk};
@@ -33,6 +33,10 @@ const MOST_FDS: usize = 16;
 const QUEUE: usize = 1024;
 /// How long a client may take for its first message, and for the rest of one that it has begun.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long another client may wait for this one to end. The kernel closes the sockets of a client that was
+/// killed a little after its end, and who started the next one knows of the end only.
+const CHANGE: Duration = Duration::from_millis(500);
 
 /// Why a session is over.
 #[derive(Debug)]
@@ -203,6 +207,7 @@ impl<'a> Session<'a> {
                 Reply::RegionWriteMulti(writes.writes.len() as u64)
             }
             Request::DeviceReset => {
+                tracing::debug!("the client resets the device");
                 let _urgent = self.peer.urgent();
                 self.endpoint.reset().map_err(|error| failed(&error))?;
                 Reply::DeviceReset
@@ -380,6 +385,8 @@ fn read(
 ) -> Ended {
     let mut receiver = Receiver::new(Limits::new(region::MOST_DATA as usize, MOST_FDS));
     let mut waiting = Some(Deadline::after(PATIENCE));
+    // Somebody else waits to be served, and how long yet.
+    let mut another: Option<Deadline> = None;
     loop {
         match receiver.receive(link.socket().as_fd()) {
             Ok(Received::Frame(frame)) => {
@@ -401,22 +408,29 @@ fn read(
         if waiting.is_none() && !receiver.is_between() {
             waiting = Some(Deadline::after(PATIENCE));
         }
-        let limit = waiting.as_ref().map(Deadline::remaining);
-        // In this order: a client that has closed before the next one knocks is seen to have closed.
-        match wait_any(&[stop, shrunk, link.socket(), knock], limit) {
+        if another.as_ref().is_some_and(Deadline::expired) {
+            turn_away(listener);
+            another = None;
+        }
+        let limits = [&waiting, &another].into_iter().flatten().map(Deadline::remaining);
+        let events: [&dyn AsFdDyn; 4] = [stop, shrunk, link.socket(), knock];
+        // Who waits already is not looked for.
+        let events = if another.is_some() { &events[..3] } else { &events[..] };
+        match wait_any(events, limits.min()) {
             Ok(Some(Event(0))) => return Ended::Stopped,
             Ok(Some(Event(1))) => {
                 return Ended::Broken("its memory shrank while it was mapped".to_owned());
             }
             Ok(Some(Event(2))) => {}
-            Ok(Some(_)) => turn_away(listener),
+            Ok(Some(_)) => another = Some(Deadline::after(CHANGE)),
+            Ok(None) if another.as_ref().is_some_and(Deadline::expired) => {}
             Ok(None) => return Ended::Broken("its message does not come to an end".to_owned()),
             Err(error) => return Ended::Broken(format!("waiting for it: {error}")),
         }
     }
 }
 
-/// One client at a time: closing says so at once, where silence would not.
+/// One client at a time: closing says so, where silence would not.
 fn turn_away(listener: &Listener) {
     match listener.accept() {
         Ok(Some(_)) => tracing::warn!("a second client is turned away: one is served already"),

@@ -100,7 +100,7 @@ impl SoftNvme {
             cntlid: self.id(),
             ver: Version::V2_0.0,
             rtd3r: 500_000,
-            rtd3e: 10_000_000,
+            rtd3e: 5_000_000,
             oaes: oaes::NAMESPACE_ATTRIBUTE,
             cntrltype: 1,
             oacs,

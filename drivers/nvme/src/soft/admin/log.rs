@@ -115,12 +115,14 @@ impl SoftNvme {
         if format.csupp() {
             *format = has.with_lbcc(true).with_ncc(true).with_cse(1).with_csp(scope::NAMESPACE);
         }
+        // Of commands with a namespace identifier no scope is told: it goes without saying, and Linux takes any bit
+        // that it does not know for an effect, and warns.
         for opcode in io::SUPPORTED {
             let changes = matches!(
                 opcode,
                 IoOpcode::WRITE | IoOpcode::WRITE_ZEROES | IoOpcode::DATASET_MANAGEMENT
             );
-            log.io[usize::from(opcode.0)] = has.with_lbcc(changes).with_csp(scope::NAMESPACE);
+            log.io[usize::from(opcode.0)] = has.with_lbcc(changes);
         }
         log
     }
