@@ -70,6 +70,12 @@ pub(super) fn no_iommu(cx: &mut Cx<'_>) -> Verdict {
 }
 
 pub(super) fn no_remapping(cx: &mut Cx<'_>) -> Verdict {
+    if disk().group().is_none() {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        return Err(Trouble::Skipped(format!(
+            "the kernel {release} has no driver for virtio-iommu"
+        )));
+    }
     disk().bind(VFIO)?;
     refused_over_each_bus(cx, DISK, &[DISK, "remap"])
 }
