@@ -283,6 +283,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_book_has_a_row_for_each_proof() {
+        let book = include_str!("../../book/src/lab.md");
+        let rows: Vec<_> = book
+            .lines()
+            .filter(|line| line.starts_with("| `") && line.matches('|').count() == 5)
+            .collect();
+        let row = |proof: &Proof| {
+            let buses = if proof.each_bus { "each bus" } else { "once" };
+            let sites: Vec<_> = proof.sites.iter().map(|site| site.name()).collect();
+            format!("| `{}` | {} | {buses} | {} |", proof.name, sites.join(", "), proof.about)
+        };
+        assert_eq!(rows, ALL.iter().map(row).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn names_are_unique_and_can_be_typed() {
         for (at, proof) in ALL.iter().enumerate() {
             assert!(

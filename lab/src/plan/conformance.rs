@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::cx::{Cx, Trouble, VFIO, Verdict, check, succeeded};
+use super::slices;
 use crate::guest::pci::Function;
 use crate::host::sites::SCRATCH;
 use crate::pattern;
@@ -31,7 +32,9 @@ pub(super) fn edu(cx: &mut Cx<'_>) -> Verdict {
 /// Every check of a driver's plan.
 fn conformance(cx: &mut Cx<'_>, function: &Function, driver: &str) -> Verdict {
     function.bind(VFIO)?;
-    let (spec, seed) = (cx.spec(function), (0x6000 + cx.turn()).to_string());
+    // With slices that can be revoked where the kernel has them, as a user of such a kernel would.
+    let more = if slices::kernel_revokes() { slices::options() } else { String::new() };
+    let (spec, seed) = (cx.spec(function) + &more, (0x6000 + cx.turn()).to_string());
     let mut command = cx.programs.command("conformance");
     command.args(["--device", &spec, "--driver", driver, "--overwrite", "--json"]);
     let ended = cx.programs.start(command.args(["--seed", &seed]))?.wait_within(PLAN_LIMIT)?;
@@ -48,7 +51,11 @@ fn conformance(cx: &mut Cx<'_>, function: &Function, driver: &str) -> Verdict {
     check(failed.is_empty(), || format!("seed {seed}: {}", failed.join("; ")))?;
     succeeded(ended)?;
     check(!passed.is_empty(), || format!("no check was made: {report}"))?;
-    Ok(format!("{} checks with seed {seed}; skipped: {}", passed.len(), skipped.join("; ")))
+    let skipped = match skipped.len() {
+        0 => String::new(),
+        _ => format!("; skipped: {}", skipped.join("; ")),
+    };
+    Ok(format!("{} checks with seed {seed}{skipped}", passed.len()))
 }
 
 /// Fills the disk with the pattern of this turn, so that the host can compare it again.
@@ -66,7 +73,7 @@ pub(super) fn bus_tests(cx: &mut Cx<'_>) -> Verdict {
     let scratch = Function::at(SCRATCH_ADDRESS);
     scratch.bind(VFIO)?;
     let mut said = framework_test(cx, "bus::vfio::real_tests::")?;
-    if super::slices::kernel_revokes() {
+    if slices::kernel_revokes() {
         said =
             format!("{said}, {} of slices", framework_test(cx, "bus::vfio::slices_real_tests::")?);
     }
@@ -78,7 +85,7 @@ fn framework_test(cx: &mut Cx<'_>, module: &str) -> Result<String, Trouble> {
     let mut command = cx.programs.command(&cx.tests);
     command.args([module, "--include-ignored", "--test-threads=1"]);
     command.env("DOORBELL_TEST_NVME", SCRATCH_ADDRESS).env("DOORBELL_TEST_BUS", cx.bus());
-    command.env("DOORBELL_TEST_REVOKE", super::slices::REVOKE);
+    command.env("DOORBELL_TEST_REVOKE", slices::REVOKE);
     let ended = cx.programs.start(&mut command)?.wait_within(PLAN_LIMIT)?;
     let out = String::from_utf8_lossy(&ended.out).into_owned();
     let result = out.lines().rev().find(|line| line.starts_with("test result:"));

@@ -101,9 +101,15 @@ fn threads_on(broker: &Broker, processors: &str) -> Result<usize, Trouble> {
     Ok(statuses.flatten().filter(here).count())
 }
 
+/// What is in the slot, once the kernel is done with it: a function has its folder before it has its attributes, and a
+/// driver comes last.
+fn plugged_in() -> Option<Function> {
+    Function::below(SLOT_PORT).filter(|slot| slot.driver().is_some())
+}
+
 pub(super) fn unplug(cx: &mut Cx<'_>) -> Verdict {
     let name = sites::SLOT.name;
-    let slot = until("the slot to be filled", || Ok(Function::below(SLOT_PORT)))?;
+    let slot = until("the slot to be filled", || Ok(plugged_in()))?;
     let mut broker = cx.serve(&slot)?;
     let client = busy(cx, &broker)?;
     cx.host(Request::Unplug(name.to_owned()))?;
@@ -124,7 +130,7 @@ pub(super) fn unplug(cx: &mut Cx<'_>) -> Verdict {
     until("the kernel to let go of the device", || Ok((!slot.exists()).then_some(())))?;
     // For the next turn, and to see that the slot can be used again.
     cx.host(Request::Plug(name.to_owned()))?;
-    let slot = until("the slot to be filled again", || Ok(Function::below(SLOT_PORT)))?;
+    let slot = until("the slot to be filled again", || Ok(plugged_in()))?;
     let broker = cx.serve(&slot)?;
     let (lba, blocks, seed) = (0, 16, 0x5000 + cx.turn());
     succeeded(self::client(cx, &broker, "work", &[lba, blocks, seed, 1, 0])?.wait()?)?;

@@ -23,15 +23,14 @@ const TOO_LITTLE: u64 = 1 << 20;
 
 /// Tries to serve a device over each bus that the kernel offers; each time it must fail in one line with `parts`.
 fn refused_over_each_bus(cx: &mut Cx<'_>, address: &str, parts: &[&str]) -> Verdict {
-    let mut said = String::new();
-    for bus in BUSES {
-        if kernel_offers(bus) {
-            let spec = format!("{address},bus={bus}");
-            let ended = cx.programs.doorbell(&["serve", &spec, "--socket", "/run/refused.sock"])?;
-            said = refused(&ended, parts)?;
-        }
+    let mut said = Vec::new();
+    for bus in BUSES.into_iter().filter(|bus| kernel_offers(bus)) {
+        let spec = format!("{address},bus={bus}");
+        let ended = cx.programs.doorbell(&["serve", &spec, "--socket", "/run/refused.sock"])?;
+        said.push(format!("{bus}: {}", refused(&ended, parts)?));
     }
-    Ok(said)
+    check(!said.is_empty(), || "the kernel offers no bus".to_owned())?;
+    Ok(said.join(" | "))
 }
 
 pub(super) fn held(cx: &mut Cx<'_>) -> Verdict {
@@ -71,6 +70,12 @@ pub(super) fn no_iommu(cx: &mut Cx<'_>) -> Verdict {
 }
 
 pub(super) fn no_remapping(cx: &mut Cx<'_>) -> Verdict {
+    if disk().group().is_none() {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        return Err(Trouble::Skipped(format!(
+            "the kernel {release} has no driver for virtio-iommu"
+        )));
+    }
     disk().bind(VFIO)?;
     refused_over_each_bus(cx, DISK, &[DISK, "remap"])
 }

@@ -31,11 +31,16 @@ pub(super) fn kernel_revokes() -> bool {
     rustix::system::uname().release().to_string_lossy().ends_with(crate::host::kernel::REVOCABLE)
 }
 
+/// What tells a broker of them, behind a device's address and bus.
+pub(super) fn options() -> String {
+    format!(",dmabuf-revoke={REVOKE},dmabuf-memattr={MEMATTR}")
+}
+
 /// A client that has a dma-buf and no more of the device is revoked under load. A kernel that cannot revoke is found
 /// out, whatever the configuration says of it.
 pub(super) fn revocable(cx: &mut Cx<'_>) -> Verdict {
     disk().bind(VFIO)?;
-    let spec = format!("{},dmabuf-revoke={REVOKE},dmabuf-memattr={MEMATTR}", cx.spec(&disk()));
+    let spec = cx.spec(&disk()) + &options();
     let broker = cx.programs.serve(&spec, &Serve::default())?;
     if !kernel_revokes() {
         let ended = client(cx, &broker, "work", &[0, 1, 0, 0, PAGED])?.wait()?;
