@@ -334,16 +334,17 @@ impl<'a> Session<'a> {
 
     /// Unmaps. When it is answered no access of the device reaches the memory any more.
     fn unmap(&mut self, unmap: &DmaUnmap) -> Result<Reply<'static>, Errno> {
-        self.maps.find(unmap)?;
-        let (address, size) = (unmap.address, unmap.size);
+        let maps = self.maps.find(unmap)?;
+        let these = maps.clone();
         let control = self.endpoint.control();
         let urgent = self.peer.urgent();
         let unmapped = control.call("a DMA unmap", Deadline::after(ANSWER), move |_, cx| {
-            cx.iommu_mut().unmap(CLIENT, address, size)
+            let iommu = cx.iommu_mut();
+            these.into_iter().try_for_each(|(address, size)| iommu.unmap(CLIENT, address, size))
         });
         drop(urgent);
         match unmapped {
-            Ok(Ok(())) => self.maps.remove(unmap),
+            Ok(Ok(())) => self.maps.remove(&maps),
             Ok(Err(_)) => return Err(Errno::NOENT),
             Err(error) => return Err(failed(&error)),
         }
