@@ -67,7 +67,8 @@ impl fmt::Display for EndReason {
             Self::Violation => "the device broke the protocol",
             Self::Released => "its owner released it",
             Self::DoorbellLost => {
-                "its doorbell was taken away (the broker revoked it, or the device was reset or is gone)"
+                "its doorbell was taken away (the broker revoked it or has ended, or the device was reset \
+                 or is gone)"
             }
         })
     }

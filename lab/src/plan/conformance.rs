@@ -32,7 +32,9 @@ pub(super) fn edu(cx: &mut Cx<'_>) -> Verdict {
 /// Every check of a driver's plan.
 fn conformance(cx: &mut Cx<'_>, function: &Function, driver: &str) -> Verdict {
     function.bind(VFIO)?;
-    let (spec, seed) = (cx.spec(function), (0x6000 + cx.turn()).to_string());
+    // With slices that can be revoked where the kernel has them, as a user of such a kernel would.
+    let more = if slices::kernel_revokes() { slices::options() } else { String::new() };
+    let (spec, seed) = (cx.spec(function) + &more, (0x6000 + cx.turn()).to_string());
     let mut command = cx.programs.command("conformance");
     command.args(["--device", &spec, "--driver", driver, "--overwrite", "--json"]);
     let ended = cx.programs.start(command.args(["--seed", &seed]))?.wait_within(PLAN_LIMIT)?;

@@ -67,6 +67,7 @@ fn ended(error: &anyhow::Error) -> Option<Result<()>> {
         EndReason::DeviceReset => "device_reset",
         EndReason::DeviceGone => "device_gone",
         EndReason::BrokerGone => "broker_gone",
+        EndReason::DoorbellLost => "doorbell_lost",
         _ => "other",
     };
     Some(say(&Said::Ended { why: why.to_owned(), error: error.to_string() }))
