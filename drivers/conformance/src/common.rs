@@ -100,7 +100,7 @@ pub fn revoked(rig: &mut Rig, victim: &Work, neighbour: &Work) -> Result<Outcome
     })?;
     let (why, error) = victim.ended()?;
     ensure!(
-        matches!(why.as_str(), "revoked" | "broker_gone"),
+        matches!(why.as_str(), "revoked" | "broker_gone" | "doorbell_lost"),
         "the revoked client was told '{why}': {error}"
     );
     rig.until_gone(pid)?;
@@ -154,11 +154,11 @@ pub fn restarted(rig: &mut Rig, client: &Work, verify: &Work) -> Result<Outcome>
             ensure!(!rig.socket().exists(), "the broker left its socket behind");
         }
         let (why, error) = at_work.ended()?;
-        // A slice that the kernel revokes goes with its broker, and may be missed before the connection is.
-        let lost = signal == Signal::KILL && why == "doorbell_lost";
+        // A slice that the kernel can revoke goes with its broker, and a client at work may miss it before
+        // it hears from the broker, or sees the connection end.
         ensure!(
-            why == "broker_gone" || lost,
-            "a client of a dead broker was told '{why}': {error}"
+            matches!(why.as_str(), "broker_gone" | "doorbell_lost"),
+            "a client of a broker that has ended was told '{why}': {error}"
         );
         rig.serve()?;
         rig.start(verify.clone())?.done()?;
