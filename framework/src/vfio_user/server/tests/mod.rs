@@ -7,6 +7,7 @@ mod messages;
 mod regions;
 mod start;
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -93,11 +94,18 @@ struct Client {
     socket: UnixStream,
     receiver: Receiver,
     id: u16,
+    /// Commands of the server that came before the answer to one of ours: it need not wait with them.
+    before: VecDeque<Frame>,
 }
 
 impl Client {
     fn new(socket: UnixStream) -> Self {
-        Self { socket, receiver: Receiver::new(Limits::new(2 << 20, 16)), id: 100 }
+        Self {
+            socket,
+            receiver: Receiver::new(Limits::new(2 << 20, 16)),
+            id: 100,
+            before: VecDeque::new(),
+        }
     }
 
     fn send(&mut self, bytes: Vec<u8>, fds: Vec<OwnedFd>) {
@@ -110,6 +118,10 @@ impl Client {
 
     /// The next message; `None` if the server has closed the connection.
     fn receive(&mut self) -> Option<Frame> {
+        self.before.pop_front().or_else(|| self.hear())
+    }
+
+    fn hear(&mut self) -> Option<Frame> {
         loop {
             match self.receiver.receive(self.socket.as_fd()) {
                 Ok(Received::Frame(frame)) => return Some(frame),
@@ -127,7 +139,13 @@ impl Client {
 
     /// The answer to a command; its errno if it was refused.
     fn answer(&mut self, id: u16, command: Command) -> Result<Frame, u32> {
-        let frame = self.receive().expect("an answer");
+        let frame = loop {
+            let frame = self.hear().expect("an answer");
+            match frame.header.kind {
+                Kind::Command { .. } => self.before.push_back(frame),
+                _ => break frame,
+            }
+        };
         assert_eq!((frame.header.id, frame.command().unwrap()), (id, command));
         match frame.header.kind {
             Kind::Reply => Ok(frame),
