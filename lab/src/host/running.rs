@@ -210,7 +210,18 @@ impl Guest {
         }
         let device = json!({ "driver": "nvme", "id": id, "serial": id, "drive": format!("{id}-drive"),
                              "bus": format!("{id}-port") });
-        self.qmp.execute("device_add", &device)
+        // It lets go of the disk a moment after the device, and tells nobody.
+        loop {
+            match self.qmp.execute("device_add", &device) {
+                Err(error)
+                    if error.to_string().contains("Permission conflict")
+                        && begin.elapsed() < END_LIMIT =>
+                {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// The first refusal of a DMA map by a device server: QEMU prints it and goes on, and the guest then reaches other
