@@ -114,4 +114,4 @@ pub use in_flight::InFlight;
 pub use mem::{Cells, OutOfBounds, SharedMem, Word, Word32};
 pub use protocol::{QueueName, QueueProtocol, Tag};
 pub use queue::{Completed, Queue, QueueParts, SlotFree};
-pub use wait::{Interrupt, Parked, SpinBudget, SpinOnly, WaitError};
+pub use wait::{Interrupt, NextCompletion, Parked, SpinBudget, SpinOnly, WaitError};

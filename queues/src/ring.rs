@@ -154,6 +154,11 @@ impl<P: QueueProtocol, C: CellArray> CompletionRing<P, C> {
         Self::fresh(self.cells.words(usize::from(self.head.get())), self.phase.get())
     }
 
+    /// The index of the entry that comes next, and its phase.
+    pub(crate) fn next(&self) -> (u16, bool) {
+        (self.head.get(), self.phase.get())
+    }
+
     /// Takes nothing any more: the device has broken the protocol.
     pub(crate) fn stop(&self) {
         self.stopped.set(true);

@@ -9,7 +9,7 @@ use core::sync::atomic::fence;
 #[cfg(loom)]
 use loom::sync::atomic::fence;
 
-use crate::mem::Word;
+use crate::mem::{SharedMem, Word};
 use crate::protocol::Tag;
 
 /// The wait failed for good: the interrupt can no longer come.
@@ -39,10 +39,13 @@ impl core::error::Error for WaitError {}
 ///
 /// The queue calls these while nothing of it is borrowed: an implementation may use the queue. They
 /// are called when the spin budget is used up, so a system call is affordable, waiting is not.
-pub trait Interrupt {
+///
+/// A queue of one thread calls it from that thread alone; a shared one from all of its threads.
+pub trait Interrupt: Send + Sync {
     /// Asks for an interrupt at the next completion. Contains a full fence. Armed is armed: calling
-    /// it twice is harmless. A bus whose interrupts always fire does nothing.
-    fn arm(&self);
+    /// it twice is harmless. A bus whose interrupts always fire does nothing. `next` is where that
+    /// completion will appear: an implementation that polls for many queues looks there instead.
+    fn arm(&self, next: &NextCompletion<'_>);
 
     /// Ready once the interrupt has fired since the last time this was ready (and consumes that);
     /// otherwise registers the task's waker. Many tasks may be registered at once: all are woken.
@@ -62,6 +65,28 @@ pub struct Parked {
     pub since: Option<u64>,
 }
 
+/// Where a queue's next completion will appear, and how to see it: for whoever looks on the queue's
+/// behalf while its tasks are parked. It stays right until the queue is reaped; after that a look
+/// at it may say "fresh" of an old completion, which costs one look at the queue in vain.
+#[derive(Clone, Copy)]
+pub struct NextCompletion<'a> {
+    /// The completion ring.
+    pub ring: &'a SharedMem,
+    /// Byte offset of the word with the phase in `ring`, a multiple of 4.
+    pub offset: usize,
+    /// [`QueueProtocol::phase`](crate::QueueProtocol::phase).
+    pub phase: fn(u32) -> bool,
+    /// What `phase` says of the word once the completion is there.
+    pub fresh: bool,
+}
+
+impl fmt::Debug for NextCompletion<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { offset, fresh, .. } = self;
+        f.debug_struct("NextCompletion").field("offset", offset).field("fresh", fresh).finish()
+    }
+}
+
 /// No interrupt: a parked future asks to be polled again at once.
 ///
 /// For benchmarks and for devices without interrupts. It keeps its task permanently ready, which
@@ -70,7 +95,7 @@ pub struct Parked {
 pub struct SpinOnly;
 
 impl Interrupt for SpinOnly {
-    fn arm(&self) {}
+    fn arm(&self, _next: &NextCompletion<'_>) {}
 
     fn poll_fired(
         &self,

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use bytemuck::{Pod, Zeroable};
 use doorbell_queues::{
-    Cells, Doorbell, Fate, Interrupt, Parked, Queue, QueueName, QueueParts, QueueProtocol,
+    Cells, Doorbell, Fate, Interrupt, NextCompletion, Parked, Queue, QueueName, QueueParts, QueueProtocol,
     SharedMem, SpinBudget, Tag, WaitError, Word, Word32,
 };
 
@@ -103,7 +103,7 @@ impl Device {
 struct Never;
 
 impl Interrupt for Never {
-    fn arm(&self) {}
+    fn arm(&self, _next: &NextCompletion<'_>) {}
     fn poll_fired(&self, _: &mut Context<'_>, _: &mut Parked) -> Poll<Result<(), WaitError>> {
         Poll::Pending
     }

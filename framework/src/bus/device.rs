@@ -270,7 +270,7 @@ impl Device {
         interrupt: impl FnOnce(
             std::os::fd::OwnedFd,
             Option<doorbell_queues::Word32>,
-        ) -> std::io::Result<Box<dyn Interrupt + Send>>,
+        ) -> std::io::Result<Box<dyn Interrupt>>,
     ) -> Result<OwnQueue, BusError> {
         let device = self.name();
         let dma = |source| BusError::Dma { device: self.name(), source };

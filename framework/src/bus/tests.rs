@@ -119,7 +119,7 @@ fn a_driver_has_queues_of_its_own() {
     let rig = rig();
     let spin = |_, armed: Option<_>| {
         assert!(armed.is_some(), "a software device has an arm word");
-        Ok(Box::new(SpinOnly) as Box<dyn Interrupt + Send>)
+        Ok(Box::new(SpinOnly) as Box<dyn Interrupt>)
     };
     let own = rig.device.own_queue(&layout(), spin).unwrap();
     assert_eq!((own.parts.submission.len(), own.parts.completion.len()), (2048, 256));
@@ -140,7 +140,7 @@ fn a_driver_has_queues_of_its_own() {
 #[test]
 fn queues_that_cannot_be_are_refused() {
     let rig = rig();
-    let spin = |_, _| Ok(Box::new(SpinOnly) as Box<dyn Interrupt + Send>);
+    let spin = |_, _| Ok(Box::new(SpinOnly) as Box<dyn Interrupt>);
     let refused = |layout: QueueLayout| rig.device.own_queue(&layout, spin).unwrap_err();
     let error = refused(QueueLayout { vector: VECTORS, ..layout() });
     assert!(matches!(error, BusError::Vector { .. }), "{error}");

@@ -1,14 +1,13 @@
 //! [`QueueInterrupt`]: what a queue's futures park on.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use doorbell_queues::wait::arm_word;
-use doorbell_queues::{Interrupt, Parked, WaitError, Word32};
+use doorbell_queues::{Interrupt, NextCompletion, Parked, WaitError, Word32};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime;
@@ -37,7 +36,8 @@ pub struct QueueInterrupt {
     /// Wakes every task that is parked on the line.
     everyone: Waker,
     armed: Option<Word32>,
-    registered: RefCell<Option<Registered>>,
+    /// Locked by who parks only.
+    registered: Mutex<Option<Registered>>,
     hub: OnceLock<Arc<Hub>>,
 }
 
@@ -52,11 +52,16 @@ impl QueueInterrupt {
     pub(crate) fn new(line: Arc<Line>, armed: Option<Word32>, hub: Option<Arc<Hub>>) -> Self {
         let everyone = Waker::from(Arc::clone(&line));
         let hub = hub.map_or_else(OnceLock::new, OnceLock::from);
-        Self { line, everyone, armed, registered: RefCell::new(None), hub }
+        Self { line, everyone, armed, registered: Mutex::new(None), hub }
+    }
+
+    fn registered(&self) -> MutexGuard<'_, Option<Registered>> {
+        // No code that holds the lock panics half-way through a change.
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn poll_runtime(&self, current: runtime::Id) -> Poll<Result<(), WaitError>> {
-        let mut slot = self.registered.borrow_mut();
+        let mut slot = self.registered();
         if slot.as_ref().is_some_and(|registered| registered.runtime != current) {
             // The queue moved to another runtime; the old registration goes before a new one comes.
             *slot = None;
@@ -85,7 +90,8 @@ impl QueueInterrupt {
     }
 
     fn poll_thread(&self) -> Poll<Result<(), WaitError>> {
-        drop(self.registered.take());
+        let registered = self.registered().take();
+        drop(registered);
         if self.line.event.take().map_err(broken)? {
             return Poll::Ready(Ok(()));
         }
@@ -115,7 +121,7 @@ fn broken(error: std::io::Error) -> WaitError {
 }
 
 impl Interrupt for QueueInterrupt {
-    fn arm(&self) {
+    fn arm(&self, _next: &NextCompletion<'_>) {
         if let Some(armed) = &self.armed {
             arm_word(armed);
         }

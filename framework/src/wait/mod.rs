@@ -43,7 +43,7 @@ use doorbell_queues::{Fate, Interrupt, Word32};
 ///
 /// # Errors
 /// None at present.
-pub fn interrupt(event: OwnedFd, armed: Option<Word32>) -> io::Result<Box<dyn Interrupt + Send>> {
+pub fn interrupt(event: OwnedFd, armed: Option<Word32>) -> io::Result<Box<dyn Interrupt>> {
     interrupt_with_fate(event, armed, Arc::new(Fate::new()))
 }
 
@@ -55,7 +55,7 @@ pub fn interrupt_with_fate(
     event: OwnedFd,
     armed: Option<Word32>,
     fate: Arc<Fate>,
-) -> io::Result<Box<dyn Interrupt + Send>> {
+) -> io::Result<Box<dyn Interrupt>> {
     let line = Arc::new(line::Line::new(Eventfd::from(event), fate, None, MAX_SLOTS));
     Ok(Box::new(QueueInterrupt::new(line, armed, None)))
 }

@@ -25,6 +25,7 @@ use crate::doorbell::Doorbell;
 use crate::error::{BadGeometry, QueueError, RejectReason, Rejected, Violation};
 use crate::fate::{EndReason, Fate};
 use crate::in_flight::InFlight;
+use crate::mem::SharedMem;
 use crate::protocol::{QueueName, QueueProtocol, Tag};
 use crate::ring::{CompletionRing, SubmissionRing};
 use crate::slots::{Settled, SlotTable};
@@ -74,7 +75,9 @@ pub struct Queue<P: QueueProtocol, B> {
     spin: Cell<SpinBudget>,
     submission_doorbell: Doorbell,
     completion_doorbell: Doorbell,
-    interrupt: Box<dyn Interrupt + Send>,
+    interrupt: Box<dyn Interrupt>,
+    /// The completion ring's memory, for whoever looks on the queue's behalf.
+    completion_memory: SharedMem,
     /// Never borrowed while code of others runs.
     waiters: RefCell<SlotWaiters>,
     /// What the device did wrong. Invariant: once set, the completion ring is stopped.
@@ -120,6 +123,7 @@ impl<P: QueueProtocol, B> Queue<P, B> {
             submission_doorbell: parts.submission_doorbell,
             completion_doorbell: parts.completion_doorbell,
             interrupt: parts.interrupt,
+            completion_memory: parts.completion,
             waiters: RefCell::default(),
             violation: Cell::new(None),
             name: parts.name,

@@ -35,7 +35,7 @@ pub struct QueueParts {
     /// The head doorbell; it brings no new work, so it need not wake the device.
     pub completion_doorbell: Doorbell,
     /// How to sleep until a completion.
-    pub interrupt: Box<dyn Interrupt + Send>,
+    pub interrupt: Box<dyn Interrupt>,
     /// Set by whoever ends the queue from outside.
     pub fate: Arc<Fate>,
     /// How long a future spins before it parks.

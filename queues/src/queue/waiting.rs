@@ -10,7 +10,7 @@ use crate::error::QueueError;
 use crate::fate::EndReason;
 use crate::protocol::{QueueProtocol, Tag};
 use crate::slots::{Settled, WakerWanted};
-use crate::wait::{Parked, SpinBudget};
+use crate::wait::{NextCompletion, Parked, SpinBudget};
 use crate::waiters::SlotWaiters;
 
 /// How often a poll may find the interrupt fired and nothing for itself before it lets other tasks
@@ -161,7 +161,7 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         parked: &mut Parked,
     ) -> Poll<Result<(), QueueError>> {
         self.acknowledge();
-        self.interrupt.arm();
+        self.interrupt.arm(&self.next_completion());
         if self.look_parked(parked.tag)? > 0 {
             return Poll::Ready(Ok(()));
         }
@@ -171,6 +171,13 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         let tag = parked.tag;
         let wait = |error| QueueError::Wait { queue: self.name.clone(), tag, error };
         self.interrupt.poll_fired(cx, parked).map_err(wait)
+    }
+
+    fn next_completion(&self) -> NextCompletion<'_> {
+        let (head, fresh) = self.completion.next();
+        let offset = usize::from(head) * size_of::<P::Completion>() + P::PHASE_WORD;
+        let phase = |word| P::phase(u32::from_le(word));
+        NextCompletion { ring: &self.completion_memory, offset, phase, fresh }
     }
 
     /// Tells the device of all completions taken: before a task sleeps, because a device may hold

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-use crate::wait::{Interrupt, Parked, SpinBudget, WaitError};
+use crate::wait::{Interrupt, NextCompletion, Parked, SpinBudget, WaitError};
 use crate::{Doorbell, Fate, Queue, QueueName, QueueParts, SharedMem};
 
 mod device;
@@ -79,7 +79,7 @@ impl Line {
 }
 
 impl Interrupt for Line {
-    fn arm(&self) {
+    fn arm(&self, _next: &NextCompletion<'_>) {
         lock(&self.0).asked.push(Asked::Arm);
         self.run(|state| &mut state.on_arm);
     }

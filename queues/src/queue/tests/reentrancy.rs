@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use crate::testing::{Count, Entry, Rig, TestProtocol, TestQueue, parts, rig};
-use crate::wait::{Interrupt, Parked, WaitError};
+use crate::wait::{Interrupt, NextCompletion, Parked, WaitError};
 use crate::{Kick, Queue, QueueError, QueueParts, SharedMem, Wake};
 
 /// Uses every part of a queue that takes `&self`.
@@ -227,7 +227,7 @@ fn a_waker_may_use_the_queue() {
 struct Deaf;
 
 impl Interrupt for Deaf {
-    fn arm(&self) {
+    fn arm(&self, _next: &NextCompletion<'_>) {
         if let Some(queue) = QUEUE.get() {
             let _ = (queue.in_flight(), queue.ended());
             queue.flush();
