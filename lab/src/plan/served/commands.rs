@@ -183,7 +183,7 @@ fn refused(cx: &mut Cx<'_>, Invalid { about, arguments, status }: &Invalid) -> R
         _ => CONTROLLER.to_owned(),
     };
     let mut command = nvme(cx, &[command, &device])?;
-    let ended = run(cx, command.args(*rest))?;
+    let ended = run(cx, command.args(rest.iter()))?;
     let said = format!("{} {}", String::from_utf8_lossy(&ended.out), ended.err);
     let found = status_in(&said);
     check(!ended.status.success() && found == Some(*status), || {
