@@ -16,6 +16,7 @@ use crate::dma::Fault;
 use crate::dma::space::DmaSpace;
 use crate::tier::Tier;
 
+pub mod bar;
 pub mod device;
 mod error;
 pub mod proof;
@@ -34,7 +35,8 @@ pub mod vfio_user;
 pub use self::soft::SoftBus;
 #[cfg(feature = "vfio-user")]
 pub use self::vfio_user::VfioUserBus;
-pub use device::{Bar, Device, OwnQueue, QueueLayout};
+pub use bar::Bar;
+pub use device::{Device, OwnQueue, QueueLayout};
 pub use error::BusError;
 pub use proof::{PartitionQuiesced, QueueToken, Quiesced, Recovered, Revoked, Unmapped};
 pub use signals::{EventKick, MappedSignals};

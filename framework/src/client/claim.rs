@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use doorbell_queues::{
     Doorbell, Fate, Queue, QueueName, QueueParts, QueueProtocol, SharedMem, Word32,
@@ -156,7 +157,8 @@ impl<P: QueueProtocol> Claimed<P> {
         fds: Vec<OwnedFd>,
     ) -> Result<Self, ClientError> {
         let fate = Arc::new(Fate::new());
-        let mapped = map(&lease.inner, &grant, fds, &fate)?;
+        let lost = Arc::new(AtomicBool::new(false));
+        let mapped = map(&lease.inner, &grant, fds, &lost)?;
         let doorbell = |offset: u64| {
             let word = usize::try_from(offset).ok().map(|offset| mapped.slice.word32(offset));
             match word {
@@ -179,7 +181,7 @@ impl<P: QueueProtocol> Claimed<P> {
         let commands = spec.depth as u16;
         let line = Line::new(Eventfd::from(interrupt), fate, Some(limits), commands);
         let line = Arc::new(line);
-        lease.inner.link.register(queue, &line);
+        lease.inner.link.register(queue, &line, lost);
         Ok(Self {
             protocol: PhantomData,
             lease,
@@ -255,23 +257,24 @@ impl<P: QueueProtocol> Claimed<P> {
 }
 
 /// Maps what came with a grant; the order of the descriptors is the protocol's. The slice is mapped for a
-/// broker that may take it back at any moment: `fate` is told.
+/// broker that may take it back at any moment: `lost` is set then, and the client's thread looks at it.
 fn map(
     inner: &Inner,
     grant: &Grant,
     fds: Vec<OwnedFd>,
-    fate: &Arc<Fate>,
+    lost: &Arc<AtomicBool>,
 ) -> Result<Mapped, ClientError> {
     let mut fds = fds.into_iter();
     let (Some(slice), Some(interrupt)) = (fds.next(), fds.next()) else {
         return Err(inner.unusable("descriptors are missing"));
     };
     let len = usize::try_from(grant.slice_len).unwrap_or(usize::MAX);
-    let event = interrupt.try_clone().map_err(|source| ClientError::Os {
-        what: "duplicating an interrupt's descriptor",
+    let event = inner.link.hub.wake().as_fd().try_clone_to_owned();
+    let event = event.map_err(|source| ClientError::Os {
+        what: "duplicating the descriptor that wakes the client's thread",
         source,
     })?;
-    let watch = Watch { fate: Arc::clone(fate), event };
+    let watch = Watch { lost: Arc::clone(lost), event };
     let slice = map_revocable(slice.as_fd(), grant.slice_offset, len, watch)?;
     let words = match (grant.signals, fds.next(), fds.next()) {
         (None, None, None) => None,

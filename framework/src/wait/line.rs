@@ -238,6 +238,11 @@ impl Line {
         }
     }
 
+    /// How long a command may be parked, if there is a limit.
+    pub(crate) fn time_limit(&self) -> Option<Duration> {
+        self.limits.as_ref().map(|limits| limits.limit)
+    }
+
     /// How often [`Line::tick`] should run; `None` if never.
     pub(crate) fn tick_every(&self) -> Option<Duration> {
         let limits = self.limits.as_ref()?;

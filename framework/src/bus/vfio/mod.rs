@@ -13,7 +13,6 @@
 //! | `slices` | what of a BAR a client can have |
 //! | `peer` | what of a BAR another device can have |
 //! | `token` | what virtual functions are opened with |
-//! | `sysfs` | what sysfs says |
 //! | `features` | what newer kernels add |
 //! | `uapi` | structures, numbers and ioctls; the only `unsafe` code |
 //!
@@ -26,7 +25,6 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -39,6 +37,7 @@ use super::{
 };
 use crate::deadline::Deadline;
 use crate::dma::DmaSpace;
+use crate::pci::sysfs::{self, Roots};
 use crate::pci::{Address, layout};
 use crate::tier::Tier;
 
@@ -58,7 +57,6 @@ mod slices;
 #[cfg(test)]
 mod slices_real_tests;
 mod space;
-mod sysfs;
 mod token;
 mod uapi;
 
@@ -129,7 +127,7 @@ impl VfioBus {
             let open::Problem { step, problem } = problem;
             BusError::Open { device: Arc::clone(&name), step, problem }
         };
-        let site = open::site(Path::new(sysfs::SYSFS), address).map_err(failed)?;
+        let site = open::site(&Roots::default(), address).map_err(failed)?;
         let (opened, kind, why) = open::open(&site, wanted, token).map_err(failed)?;
         let space = VfioSpace::new(Arc::clone(&name), opened.iommu, opened.ranges);
         // From here on the device is put back by being dropped, before its IOMMU is.
@@ -189,8 +187,14 @@ impl VfioBus {
         })
     }
 
+    /// The virtual functions that are enabled, in the order of their numbers; none if sysfs does not say.
+    fn enabled(&self) -> Vec<Address> {
+        let function = sysfs::Function::read(&Roots::default(), self.address);
+        function.ok().and_then(|function| function.sriov).map_or_else(Vec::new, |it| it.functions)
+    }
+
     fn virtual_function(&self, index: u16) -> Result<Address, BusError> {
-        let functions = sysfs::virtual_functions(Path::new(sysfs::SYSFS), self.address);
+        let functions = self.enabled();
         let found = functions.get(usize::from(index)).copied();
         let count = functions.len() as u16;
         found.ok_or_else(|| super::no_virtual_function(&self.identity, index, count))
@@ -345,12 +349,12 @@ impl Bus for VfioBus {
     }
 
     fn virtual_functions(&self) -> u16 {
-        sysfs::virtual_functions(Path::new(sysfs::SYSFS), self.address).len() as u16
+        self.enabled().len() as u16
     }
 
     fn check_virtual_function(&self, index: u16) -> Result<(), BusError> {
         let address = self.virtual_function(index)?;
-        let site = open::site(Path::new(sysfs::SYSFS), address);
+        let site = open::site(&Roots::default(), address);
         site.map(drop).map_err(|open::Problem { step, problem }| {
             let device = address.to_string().into();
             BusError::Open { device, step, problem }

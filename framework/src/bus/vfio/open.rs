@@ -8,11 +8,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::pci::Address;
+use crate::pci::sysfs::{Function, Group, Roots, SysfsError, is_vfio, vfio_file};
 
 use super::features::Feature;
 use super::space::Iommu;
 use super::token::Token;
-use super::{cdev, container, sysfs};
+use super::{cdev, container};
 
 /// What could not be done, and why. The caller adds the device.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,21 +68,26 @@ pub(super) struct Site {
 }
 
 /// Looks a device up, and says why it cannot be had.
-pub(super) fn site(sysfs: &Path, address: Address) -> Result<Site, Problem> {
+pub(super) fn site(roots: &Roots, address: Address) -> Result<Site, Problem> {
     let step = "looking it up";
-    let Some(facts) = sysfs::facts(sysfs, address) else {
-        let why = "no such PCI function in /sys/bus/pci/devices; `lspci -D` lists what there is";
-        return Err(problem(step, why));
+    let failed = |error: SysfsError| match error {
+        // The caller says which.
+        SysfsError::NoFunction(_) => {
+            problem(step, "no such PCI function; `doorbell list --all` shows those that are here")
+        }
+        error => problem(step, error.to_string()),
     };
+    let function = Function::read(roots, address).map_err(failed)?;
+    let group = function.group.map(|number| Group::read(roots, number)).transpose();
     // First of all: without an IOMMU vfio-pci takes no device.
-    let Some(group) = facts.group.filter(|_| !facts.no_iommu) else {
+    let Some(group) = group.map_err(failed)?.filter(|group| !group.no_iommu) else {
         let why = "it has no IOMMU group, so nothing would keep its DMA within bounds: switch the \
                    IOMMU on in the firmware (VT-d or AMD-Vi), and on Intel boot the kernel with \
                    intel_iommu=on";
         return Err(problem("looking for its IOMMU group", why));
     };
-    match &facts.driver {
-        Some(driver) if sysfs::is_vfio(driver) => {}
+    match &function.driver {
+        Some(driver) if is_vfio(driver) => {}
         Some(driver) => {
             let why = format!(
                 "the driver {driver} has it; give it to vfio-pci with `doorbell bind {address}`"
@@ -95,7 +101,8 @@ pub(super) fn site(sysfs: &Path, address: Address) -> Result<Site, Problem> {
             return Err(problem(step, why));
         }
     }
-    Ok(Site { address, group, numa_node: facts.numa_node, cdev: facts.cdev })
+    let cdev = vfio_file(roots, address);
+    Ok(Site { address, group: group.number, numa_node: function.numa_node, cdev })
 }
 
 /// Opens a file for reading and writing.
@@ -191,9 +198,8 @@ pub(super) fn open(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-
     use super::*;
+    use crate::pci::sysfs::testing::{FakeFunction, FakeMachine};
 
     fn options(options: &[(&str, &str)]) -> Result<Wanted, Problem> {
         let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
@@ -214,26 +220,34 @@ mod tests {
 
     #[test]
     fn a_device_that_cannot_be_had_says_why() {
-        let root = tempfile::tempdir().unwrap();
         let address: Address = "0000:01:00.0".parse().unwrap();
-        let why = || site(root.path(), address).unwrap_err().problem;
-        assert!(why().contains("no such PCI function"), "{}", why());
-        let folder = root.path().join("bus/pci/devices/0000:01:00.0");
-        std::fs::create_dir_all(&folder).unwrap();
-        assert!(why().contains("intel_iommu=on"), "{}", why());
-        let group = root.path().join("groups/5");
-        std::fs::create_dir_all(&group).unwrap();
-        symlink(&group, folder.join("iommu_group")).unwrap();
-        assert!(why().contains("no driver is bound"), "{}", why());
-        let link = folder.join("driver");
-        symlink("../drivers/nvme", &link).unwrap();
-        assert!(why().contains("the driver nvme has it"), "{}", why());
-        assert!(why().contains("`doorbell bind 0000:01:00.0`"), "{}", why());
-        std::fs::remove_file(&link).unwrap();
-        symlink("../drivers/vfio-pci", &link).unwrap();
-        assert_eq!(site(root.path(), address).unwrap().group, 5);
-        std::fs::write(group.join("name"), "vfio-noiommu\n").unwrap();
-        assert!(why().contains("no IOMMU group"), "{}", why());
+        let why = |function: Option<FakeFunction>| {
+            let machine = FakeMachine::new().unwrap();
+            if let Some(function) = function {
+                machine.function(address, &function).unwrap();
+            }
+            site(machine.roots(), address).unwrap_err().problem
+        };
+        let nvme = FakeFunction::nvme(5);
+        for (function, parts) in [
+            (None, &["no such PCI function"][..]),
+            (Some(FakeFunction { group: None, ..nvme }), &["intel_iommu=on"]),
+            (Some(FakeFunction { driver: None, ..nvme }), &["no driver is bound"]),
+            (Some(nvme), &["the driver nvme has it", "`doorbell bind 0000:01:00.0`"]),
+        ] {
+            let why = why(function);
+            assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+        }
+        let machine = FakeMachine::new().unwrap();
+        let bound = FakeFunction { driver: Some("vfio-pci"), numa_node: 1, ..nvme };
+        let folder = machine.function(address, &bound).unwrap();
+        std::fs::create_dir_all(folder.join("vfio-dev/vfio3")).unwrap();
+        let found = site(machine.roots(), address).unwrap();
+        let cdev = Some("vfio3".to_owned());
+        assert_eq!(found, Site { address, group: 5, numa_node: Some(1), cdev });
+        machine.write("sys/kernel/iommu_groups/5/name", "vfio-noiommu\n").unwrap();
+        let why = site(machine.roots(), address).unwrap_err().problem;
+        assert!(why.contains("no IOMMU group"), "{why}");
     }
 
     #[test]
