@@ -29,7 +29,7 @@ use crate::mem::SharedMem;
 use crate::protocol::{QueueName, QueueProtocol, Tag};
 use crate::ring::{CompletionRing, SubmissionRing};
 use crate::slots::{Settled, SlotTable};
-use crate::wait::{Interrupt, SpinBudget};
+use crate::wait::{Interrupt, Patience};
 use crate::waiters::SlotWaiters;
 
 mod parts;
@@ -72,7 +72,7 @@ pub struct Queue<P: QueueProtocol, B> {
     slots: SlotTable<P::Outcome, B>,
     completion: CompletionRing<P>,
     submission: SubmissionRing<P::Entry>,
-    spin: Cell<SpinBudget>,
+    patience: Patience,
     submission_doorbell: Doorbell,
     completion_doorbell: Doorbell,
     interrupt: Box<dyn Interrupt>,
@@ -119,7 +119,7 @@ impl<P: QueueProtocol, B> Queue<P, B> {
             slots: SlotTable::new(parts.slots),
             completion: CompletionRing::new(completion),
             submission: SubmissionRing::new(submission),
-            spin: Cell::new(parts.spin),
+            patience: Patience::new(parts.spin),
             submission_doorbell: parts.submission_doorbell,
             completion_doorbell: parts.completion_doorbell,
             interrupt: parts.interrupt,

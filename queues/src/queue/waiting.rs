@@ -129,7 +129,7 @@ impl<P: QueueProtocol, B> Queue<P, B> {
     /// [`park`](Self::park), which follows a spin in vain.
     #[inline]
     pub(crate) fn spin(&self, own: Option<Tag>) -> Result<bool, QueueError> {
-        let mut spin = self.spin.get();
+        let mut spin = self.patience.spin.get();
         let budget = spin.begin();
         let mut looks = 0;
         let found = loop {
@@ -150,8 +150,31 @@ impl<P: QueueProtocol, B> Queue<P, B> {
             }
             looks += 1;
         };
-        self.spin.set(spin);
+        self.patience.spin.set(spin);
         Ok(found)
+    }
+
+    /// Before a wait: Pending if the thread owes a turn to what else it serves. The task is then
+    /// woken when that is over, whatever its command does.
+    #[inline]
+    pub(crate) fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.patience.count_wait() { self.ask_for_turn(cx) } else { Poll::Ready(()) }
+    }
+
+    #[cold]
+    fn ask_for_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = self.interrupt.poll_turn(cx);
+        if polled.is_ready() {
+            self.patience.turn_taken();
+        }
+        polled
+    }
+
+    /// Completions came, but for others: lets those run. The interrupt need not be asked for while
+    /// completions come, so the task goes back to the end of the executor's line.
+    pub(crate) fn let_others_run(&self, cx: &Context<'_>) {
+        self.patience.count_yield();
+        cx.waker().wake_by_ref();
     }
 
     /// Arms the interrupt, looks once more, and registers the task. Ready means: look again.
@@ -160,6 +183,7 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         cx: &mut Context<'_>,
         parked: &mut Parked,
     ) -> Poll<Result<(), QueueError>> {
+        self.patience.count_yield();
         self.acknowledge();
         self.interrupt.arm(&self.next_completion());
         if self.look_parked(parked.tag)? > 0 {
@@ -279,6 +303,9 @@ impl<P: QueueProtocol, B> Queue<P, B> {
             }
             if !spun {
                 spun = true;
+                if self.poll_turn(cx).is_pending() {
+                    return Poll::Pending;
+                }
                 if self.spin(None)? {
                     continue;
                 }
@@ -297,8 +324,7 @@ impl<P: QueueProtocol, B> Queue<P, B> {
                 }
             }
         }
-        // Completions came for others, but no slot: let those others run.
-        cx.waker().wake_by_ref();
+        self.let_others_run(cx);
         Poll::Pending
     }
 
