@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use doorbell_queues::{Doorbell, Fate, Interrupt, QueueName, QueueParts, SpinBudget};
+use doorbell_queues::{Doorbell, Fate, Interrupt, QueueName, QueueParts, SharedMem, SpinBudget};
 
 use super::proof::PartitionId;
 use super::signals::MappedSignals;
@@ -14,6 +15,7 @@ use crate::deadline::Deadline;
 use crate::dma::map::{HUGE_PAGE, PAGE};
 use crate::dma::{
     Access, Arena, Dma, DmaBox, DmaError, DmaShared, HugePages, IovaAllocator, Memfd, Partition,
+    Prefault,
 };
 
 /// IOVA space for the driver's own memory, in bytes; memory is taken only as needed. A device that
@@ -79,6 +81,36 @@ pub struct OwnQueue {
     pub completion_iova: u64,
     /// For [`doorbell_queues::Queue::new`].
     pub parts: QueueParts,
+}
+
+/// Pages that the device, its driver and its clients share: see [`Device::alloc_pages`].
+#[derive(Debug)]
+pub struct SharedPages {
+    memfd: Memfd,
+    memory: SharedMem,
+    iova: u64,
+}
+
+impl SharedPages {
+    /// Where the device finds them.
+    #[must_use]
+    pub fn iova(&self) -> u64 {
+        self.iova
+    }
+
+    /// The pages, in this process.
+    #[must_use]
+    pub fn memory(&self) -> &SharedMem {
+        &self.memory
+    }
+
+    /// A descriptor for another process.
+    ///
+    /// # Errors
+    /// [`DmaError::Os`] if the kernel has none left.
+    pub fn share(&self) -> Result<OwnedFd, DmaError> {
+        self.memfd.try_clone().map(Memfd::into_fd)
+    }
 }
 
 impl Device {
@@ -215,6 +247,26 @@ impl Device {
         self.growing(len, |dma| dma.alloc_shared(len))
     }
 
+    /// Zeroed whole pages of the driver's own that its clients may map too: what a device shares with
+    /// all of them, such as shadow doorbells. Nothing else lies in them. They stay mapped for the device
+    /// until it is closed.
+    ///
+    /// # Errors
+    /// [`DmaError`] if memory or IOVA space could not be had.
+    pub fn alloc_pages(&self, len: usize) -> Result<SharedPages, DmaError> {
+        let memfd = Memfd::create("doorbell-shared", len, HugePages::No)?;
+        let memory = memfd.map(Prefault::Yes)?;
+        let mut partition = self.inner.partition.lock().unwrap_or_else(PoisonError::into_inner);
+        let iova = partition.alloc(memfd.len())?;
+        let space = self.inner.bus.dma();
+        let mapped = space.map(partition.id(), iova, &memfd, 0, memfd.len(), Access::ReadWrite);
+        if let Err(error) = mapped {
+            partition.release_unused(iova, memfd.len())?;
+            return Err(error);
+        }
+        Ok(SharedPages { memfd, memory, iova })
+    }
+
     fn growing<T>(
         &self,
         len: usize,
@@ -268,7 +320,7 @@ impl Device {
         &self,
         layout: &QueueLayout,
         interrupt: impl FnOnce(
-            std::os::fd::OwnedFd,
+            OwnedFd,
             Option<doorbell_queues::Word32>,
         ) -> std::io::Result<Box<dyn Interrupt>>,
     ) -> Result<OwnQueue, BusError> {

@@ -34,7 +34,7 @@ pub mod vfio_user;
 pub use self::soft::SoftBus;
 #[cfg(feature = "vfio-user")]
 pub use self::vfio_user::VfioUserBus;
-pub use device::{Bar, Device, OwnQueue, QueueLayout};
+pub use device::{Bar, Device, OwnQueue, QueueLayout, SharedPages};
 pub use error::BusError;
 pub use proof::{PartitionQuiesced, QueueToken, Quiesced, Recovered, Revoked, Unmapped};
 pub use signals::{EventKick, MappedSignals};

@@ -7,12 +7,14 @@ use std::time::Duration;
 use doorbell::Tier;
 use doorbell::client::{Client, ClientError, QueueSpec};
 use doorbell::dma::{HugePages, Memfd};
+use doorbell::driver::ShadowWords;
 use doorbell::queues::EndReason;
 use doorbell::wait::Eventfd;
 use doorbell::wire::codec::{encode_event, encode_refused, encode_reply};
 use doorbell::wire::socket::{pair, receive, send};
 use doorbell::wire::{
-    DeviceInfo, EndCause, Event, Grant, Message, Packet, Received, Reply, Request, VERSION,
+    DeviceInfo, EndCause, Event, Grant, Message, Packet, Received, Reply, Request, ShadowLayout,
+    VERSION,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -146,6 +148,7 @@ fn grant(signals: bool) -> Grant {
         submission_doorbell: 8,
         completion_doorbell: 12,
         signals: signals.then_some(doorbell::wire::SignalLayout { len: 4096, asleep: 0, armed: 4 }),
+        shadow: None,
     }
 }
 
@@ -181,7 +184,18 @@ fn grants_that_cannot_be() {
         signals: Some(doorbell::wire::SignalLayout { len: 4096, asleep, armed }),
         ..grant(true)
     };
-    let cases: [(&str, Grant, Fds); 8] = [
+    let three = || vec![memory(), event(), memory()];
+    let unsealed = || {
+        let file = rustix::fs::memfd_create("fake", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, 4096).unwrap();
+        vec![memory(), event(), file]
+    };
+    let shadow = |len, [a, b, c, d]: [u64; 4]| {
+        let pair = |value, event| ShadowWords { value, event };
+        let layout = ShadowLayout { len, submission: pair(a, b), completion: pair(c, d) };
+        Grant { shadow: Some(layout), ..grant(false) }
+    };
+    let cases: [(&str, Grant, Fds); 16] = [
         ("another size", Grant { entries: 16, ..good.clone() }, two),
         ("doorbell", Grant { submission_doorbell: 4096, ..good.clone() }, two),
         ("doorbell", Grant { completion_doorbell: u64::MAX, ..good.clone() }, two),
@@ -190,6 +204,14 @@ fn grants_that_cannot_be() {
         ("", Grant { slice_len: 0, ..good.clone() }, two),
         ("signal words", layout(4096, 0), four),
         ("signal words", layout(0, 4095), four),
+        ("shadow doorbell", shadow(4096, [4096, 0, 4, 8]), three),
+        ("shadow doorbell", shadow(4096, [0, 4093, 4, 8]), three),
+        ("shadow doorbell", shadow(4096, [0, 4, 6, 8]), three),
+        ("shadow doorbell", shadow(4096, [0, 4, 8, u64::MAX - 3]), three),
+        ("shadow doorbells have 4096 bytes", shadow(8192, [0, 4, 8, 12]), three),
+        ("shadow doorbells have 4096 bytes", shadow(0, [0, 4, 8, 12]), three),
+        ("F_SEAL", shadow(4096, [0, 4, 8, 12]), unsealed),
+        ("descriptor", shadow(4096, [0, 4, 8, 12]), four),
     ];
     for (part, grant, fds) in cases {
         let (socket, _fake) = granting(grant, fds);
