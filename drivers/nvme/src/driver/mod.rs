@@ -189,6 +189,7 @@ impl NvmeDriver {
             submission_doorbell: cap.sq_doorbell(id),
             completion_doorbell: cap.cq_doorbell(id),
             vector: id,
+            shadow: None,
         })
     }
 }
