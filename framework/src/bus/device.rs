@@ -6,16 +6,15 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use doorbell_queues::{Doorbell, Fate, Interrupt, QueueName, QueueParts, SharedMem, SpinBudget};
+use doorbell_queues::{Doorbell, Fate, Interrupt, QueueName, QueueParts, SpinBudget};
 
 use super::proof::PartitionId;
 use super::signals::MappedSignals;
-use super::{Bus, BusError, Identity, PeerSlice, Region, Width};
+use super::{Bus, BusError, Identity, PeerSlice, Region, SharedPages, Width};
 use crate::deadline::Deadline;
 use crate::dma::map::{HUGE_PAGE, PAGE};
 use crate::dma::{
     Access, Arena, Dma, DmaBox, DmaError, DmaShared, HugePages, IovaAllocator, Memfd, Partition,
-    Prefault,
 };
 
 /// IOVA space for the driver's own memory, in bytes; memory is taken only as needed. A device that
@@ -81,36 +80,6 @@ pub struct OwnQueue {
     pub completion_iova: u64,
     /// For [`doorbell_queues::Queue::new`].
     pub parts: QueueParts,
-}
-
-/// Pages that the device, its driver and its clients share: see [`Device::alloc_pages`].
-#[derive(Debug)]
-pub struct SharedPages {
-    memfd: Memfd,
-    memory: SharedMem,
-    iova: u64,
-}
-
-impl SharedPages {
-    /// Where the device finds them.
-    #[must_use]
-    pub fn iova(&self) -> u64 {
-        self.iova
-    }
-
-    /// The pages, in this process.
-    #[must_use]
-    pub fn memory(&self) -> &SharedMem {
-        &self.memory
-    }
-
-    /// A descriptor for another process.
-    ///
-    /// # Errors
-    /// [`DmaError::Os`] if the kernel has none left.
-    pub fn share(&self) -> Result<OwnedFd, DmaError> {
-        self.memfd.try_clone().map(Memfd::into_fd)
-    }
 }
 
 impl Device {
@@ -254,17 +223,8 @@ impl Device {
     /// # Errors
     /// [`DmaError`] if memory or IOVA space could not be had.
     pub fn alloc_pages(&self, len: usize) -> Result<SharedPages, DmaError> {
-        let memfd = Memfd::create("doorbell-shared", len, HugePages::No)?;
-        let memory = memfd.map(Prefault::Yes)?;
         let mut partition = self.inner.partition.lock().unwrap_or_else(PoisonError::into_inner);
-        let iova = partition.alloc(memfd.len())?;
-        let space = self.inner.bus.dma();
-        let mapped = space.map(partition.id(), iova, &memfd, 0, memfd.len(), Access::ReadWrite);
-        if let Err(error) = mapped {
-            partition.release_unused(iova, memfd.len())?;
-            return Err(error);
-        }
-        Ok(SharedPages { memfd, memory, iova })
+        SharedPages::new(len, &mut partition, &*self.inner.bus.dma())
     }
 
     fn growing<T>(

@@ -18,6 +18,7 @@ use crate::tier::Tier;
 
 pub mod device;
 mod error;
+mod pages;
 pub mod proof;
 pub mod registers;
 pub mod signals;
@@ -34,8 +35,9 @@ pub mod vfio_user;
 pub use self::soft::SoftBus;
 #[cfg(feature = "vfio-user")]
 pub use self::vfio_user::VfioUserBus;
-pub use device::{Bar, Device, OwnQueue, QueueLayout, SharedPages};
+pub use device::{Bar, Device, OwnQueue, QueueLayout};
 pub use error::BusError;
+pub use pages::SharedPages;
 pub use proof::{PartitionQuiesced, QueueToken, Quiesced, Recovered, Revoked, Unmapped};
 pub use signals::{EventKick, MappedSignals};
 #[cfg(feature = "vfio")]
