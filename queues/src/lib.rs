@@ -107,7 +107,7 @@ mod testing;
 pub mod wait;
 mod waiters;
 
-pub use doorbell::{Doorbell, Kick, Wake};
+pub use doorbell::{Doorbell, Kick, Shadow, Wake};
 pub use error::{BadGeometry, Lost, QueueError, RejectReason, Rejected, Violation};
 pub use fate::{EndReason, Fate};
 pub use in_flight::InFlight;

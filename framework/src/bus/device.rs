@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use doorbell_queues::{Doorbell, Fate, Interrupt, QueueName, QueueParts, SpinBudget};
@@ -10,7 +11,7 @@ use doorbell_queues::{Doorbell, Fate, Interrupt, QueueName, QueueParts, SpinBudg
 use super::bar::Bar;
 use super::proof::PartitionId;
 use super::signals::MappedSignals;
-use super::{Bus, BusError, Identity, PeerSlice, Region};
+use super::{Bus, BusError, Identity, PeerSlice, Region, SharedPages};
 use crate::deadline::Deadline;
 use crate::dma::map::{HUGE_PAGE, PAGE};
 use crate::dma::{
@@ -216,6 +217,17 @@ impl Device {
         self.growing(len, |dma| dma.alloc_shared(len))
     }
 
+    /// Zeroed whole pages of the driver's own that its clients may map too: what a device shares with
+    /// all of them, such as shadow doorbells. Nothing else lies in them. They stay mapped for the device
+    /// until it is closed.
+    ///
+    /// # Errors
+    /// [`DmaError`] if memory or IOVA space could not be had.
+    pub fn alloc_pages(&self, len: usize) -> Result<SharedPages, DmaError> {
+        let mut partition = self.inner.partition.lock().unwrap_or_else(PoisonError::into_inner);
+        SharedPages::new(len, &mut partition, &*self.inner.bus.dma())
+    }
+
     fn growing<T>(
         &self,
         len: usize,
@@ -269,7 +281,7 @@ impl Device {
         &self,
         layout: &QueueLayout,
         interrupt: impl FnOnce(
-            std::os::fd::OwnedFd,
+            OwnedFd,
             Option<doorbell_queues::Word32>,
         ) -> std::io::Result<Box<dyn Interrupt>>,
     ) -> Result<OwnQueue, BusError> {

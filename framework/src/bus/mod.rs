@@ -19,6 +19,7 @@ use crate::tier::Tier;
 pub mod bar;
 pub mod device;
 mod error;
+mod pages;
 pub mod proof;
 pub mod registers;
 pub mod signals;
@@ -38,6 +39,7 @@ pub use self::vfio_user::VfioUserBus;
 pub use bar::Bar;
 pub use device::{Device, OwnQueue, QueueLayout};
 pub use error::BusError;
+pub use pages::SharedPages;
 pub use proof::{PartitionQuiesced, QueueToken, Quiesced, Recovered, Revoked, Unmapped};
 pub use signals::{EventKick, MappedSignals};
 #[cfg(feature = "vfio")]

@@ -6,17 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use doorbell_queues::{
-    Doorbell, Fate, Queue, QueueName, QueueParts, QueueProtocol, SharedMem, Word32,
+    Doorbell, Fate, Queue, QueueName, QueueParts, QueueProtocol, Shadow, SharedMem, Word32,
 };
 
 use super::handle::QueueHandle;
 use super::{ClientError, Inner, QueueSpec};
 use crate::bus::{MappedSignals, SignalWords, Signals};
-use crate::dma::{DmaShared, Watch, map_revocable};
+use crate::dma::{DmaShared, Memfd, Prefault, Watch, map_revocable};
+use crate::driver::ShadowWords;
 use crate::tier::Tier;
 use crate::wait::line::{Limits, Line};
 use crate::wait::{Eventfd, QueueInterrupt};
-use crate::wire::{Grant, Place, Reply, Request};
+use crate::wire::{Grant, Place, Reply, Request, ShadowLayout};
 
 /// The most commands that can be in flight on one queue (four bits of a tag are its generation).
 const MAX_DEPTH: u32 = 4096;
@@ -32,6 +33,8 @@ pub(super) struct Rings {
 struct Mapped {
     slice: SharedMem,
     signals: MappedSignals,
+    /// Of the tail and the head doorbell.
+    shadows: Option<(Shadow, Shadow)>,
 }
 
 /// A queue for the protocol `P` that is granted and not in use yet. Dropping it gives it back.
@@ -169,8 +172,9 @@ impl<P: QueueProtocol> Claimed<P> {
         let (tail, head) =
             (doorbell(grant.submission_doorbell)?, doorbell(grant.completion_doorbell)?);
         let MappedSignals { interrupt, armed, wake } = mapped.signals;
-        let submission_doorbell = Doorbell::new(tail, wake);
-        let completion_doorbell = Doorbell::new(head, None);
+        let (tail_shadow, head_shadow) = mapped.shadows.unzip();
+        let submission_doorbell = Doorbell::new(tail, wake).with_shadow(tail_shadow);
+        let completion_doorbell = Doorbell::new(head, None).with_shadow(head_shadow);
         let (queue, weak) = (grant.queue, Arc::downgrade(&lease.inner.link));
         let report = Box::new(move |overdue| {
             if let Some(link) = weak.upgrade() {
@@ -276,13 +280,43 @@ fn map(
     })?;
     let watch = Watch { lost: Arc::clone(lost), event };
     let slice = map_revocable(slice.as_fd(), grant.slice_offset, len, watch)?;
-    let words = match (grant.signals, fds.next(), fds.next()) {
-        (None, None, None) => None,
-        (Some(layout), Some(memory), Some(kick)) => {
+    let words = match grant.signals {
+        None => None,
+        Some(layout) => {
+            let (Some(memory), Some(kick)) = (fds.next(), fds.next()) else {
+                return Err(inner.unusable("descriptors of the signal words are missing"));
+            };
             let (len, asleep, armed) = (layout.len, layout.asleep, layout.armed);
             Some(SignalWords { memory, len, asleep, armed, kick })
         }
-        _ => return Err(inner.unusable("descriptors of the signal words are missing")),
     };
-    Ok(Mapped { slice, signals: MappedSignals::map(Signals { interrupt, words })? })
+    let shadows = match (grant.shadow, fds.next()) {
+        (None, None) => None,
+        (Some(layout), Some(memory)) => Some(shadows(inner, layout, memory)?),
+        _ => return Err(inner.unusable("the descriptors are not those of the grant")),
+    };
+    let signals = MappedSignals::map(Signals { interrupt, words })?;
+    Ok(Mapped { slice, signals, shadows })
+}
+
+/// Maps the shadow doorbells: memory that cannot shrink, with all words inside.
+fn shadows(
+    inner: &Inner,
+    layout: ShadowLayout,
+    memory: OwnedFd,
+) -> Result<(Shadow, Shadow), ClientError> {
+    let memfd = Memfd::check(memory)?;
+    if memfd.len() != layout.len {
+        let (has, said) = (memfd.len(), layout.len);
+        return Err(inner.unusable(&format!("the shadow doorbells have {has} bytes, not {said}")));
+    }
+    let memory = memfd.map(Prefault::Yes)?;
+    let word = |offset: u64| match usize::try_from(offset).map(|offset| memory.word32(offset)) {
+        Ok(Ok(word)) => Ok(word),
+        _ => Err(inner.unusable("a shadow doorbell lies outside of its memory")),
+    };
+    let pair = |ShadowWords { value, event }| -> Result<Shadow, ClientError> {
+        Ok(Shadow::new(word(value)?, word(event)?))
+    };
+    Ok((pair(layout.submission)?, pair(layout.completion)?))
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::refusal::Refusal;
 use super::status::StatusReport;
+use crate::driver::ShadowWords;
 use crate::tier::Tier;
 
 /// Where a ring lies: in which of the client's arenas, at which byte.
@@ -155,8 +156,19 @@ pub struct SignalLayout {
     pub armed: u64,
 }
 
-/// A queue. Descriptors: the BAR slice, the interrupt's eventfd, and with `signals` the words'
-/// memory and the eventfd that wakes the device.
+/// Where the shadow doorbells of a queue lie (see [`crate::driver::QueueShadow`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowLayout {
+    /// Bytes of the memory to map.
+    pub len: u64,
+    /// Of the submission tail doorbell.
+    pub submission: ShadowWords,
+    /// Of the completion head doorbell.
+    pub completion: ShadowWords,
+}
+
+/// A queue. Descriptors: the BAR slice, the interrupt's eventfd, with `signals` the words' memory and
+/// the eventfd that wakes the device, and with `shadow` the shadow doorbells' memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// The queue's id on the device.
@@ -175,6 +187,8 @@ pub struct Grant {
     pub completion_doorbell: u64,
     /// Present on software devices.
     pub signals: Option<SignalLayout>,
+    /// Present if the device looks at copies of its doorbells.
+    pub shadow: Option<ShadowLayout>,
 }
 
 /// What was done about a command that timed out.
@@ -234,8 +248,9 @@ impl Reply {
     #[must_use]
     pub fn fds(&self) -> usize {
         match self {
-            Self::Granted(Grant { signals: Some(_), .. }) => 4,
-            Self::Granted(_) => 2,
+            Self::Granted(Grant { signals, shadow, .. }) => {
+                2 + 2 * usize::from(signals.is_some()) + usize::from(shadow.is_some())
+            }
             _ => 0,
         }
     }

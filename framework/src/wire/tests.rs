@@ -7,6 +7,7 @@ use super::codec::{
 };
 use super::*;
 use crate::dma::{Access, Fault};
+use crate::driver::ShadowWords;
 use crate::tier::Tier;
 
 fn tier() -> impl Strategy<Value = Tier> {
@@ -72,9 +73,10 @@ fn device() -> impl Strategy<Value = DeviceInfo> {
 }
 
 fn grant() -> impl Strategy<Value = Grant> {
-    let signals = any::<Option<[u64; 3]>>();
-    (any::<u16>(), tier(), any::<u32>(), any::<[u64; 4]>(), signals).prop_map(
-        |(queue, tier, entries, [a, b, c, d], signals)| Grant {
+    let words = (any::<Option<[u64; 3]>>(), any::<Option<[u64; 5]>>());
+    let pair = |[value, event]: [u64; 2]| ShadowWords { value, event };
+    (any::<u16>(), tier(), any::<u32>(), any::<[u64; 4]>(), words).prop_map(
+        move |(queue, tier, entries, [a, b, c, d], (signals, shadow))| Grant {
             queue,
             tier,
             entries,
@@ -83,6 +85,11 @@ fn grant() -> impl Strategy<Value = Grant> {
             submission_doorbell: c,
             completion_doorbell: d,
             signals: signals.map(|[len, asleep, armed]| SignalLayout { len, asleep, armed }),
+            shadow: shadow.map(|[len, a, b, c, d]| ShadowLayout {
+                len,
+                submission: pair([a, b]),
+                completion: pair([c, d]),
+            }),
         },
     )
 }

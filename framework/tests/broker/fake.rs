@@ -83,6 +83,7 @@ pub(crate) fn grant(signals: bool) -> Grant {
         submission_doorbell: 8,
         completion_doorbell: 12,
         signals: signals.then_some(doorbell::wire::SignalLayout { len: 4096, asleep: 0, armed: 4 }),
+        shadow: None,
     }
 }
 

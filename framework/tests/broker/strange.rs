@@ -1,9 +1,10 @@
 //! Clients against brokers that are none: of another version, silent, or talking nonsense.
 
 use doorbell::client::{ClientError, QueueSpec};
+use doorbell::driver::ShadowWords;
 use doorbell::queues::EndReason;
 use doorbell::wire::codec::{encode_event, encode_refused, encode_reply};
-use doorbell::wire::{EndCause, Event, Grant, Packet, Reply, Request, VERSION};
+use doorbell::wire::{EndCause, Event, Grant, Packet, Reply, Request, ShadowLayout, VERSION};
 
 use crate::fake::{Fds, connect, event, fake, grant, granting, memory, plain, welcome};
 use crate::support::{Command, Loop, claim, run_to_end};
@@ -75,7 +76,18 @@ fn grants_that_cannot_be() {
         signals: Some(doorbell::wire::SignalLayout { len: 4096, asleep, armed }),
         ..grant(true)
     };
-    let cases: [(&str, Grant, Fds); 8] = [
+    let three = || vec![memory(), event(), memory()];
+    let unsealed = || {
+        let file = rustix::fs::memfd_create("fake", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, 4096).unwrap();
+        vec![memory(), event(), file]
+    };
+    let shadow = |len, [a, b, c, d]: [u64; 4]| {
+        let pair = |value, event| ShadowWords { value, event };
+        let layout = ShadowLayout { len, submission: pair(a, b), completion: pair(c, d) };
+        Grant { shadow: Some(layout), ..grant(false) }
+    };
+    let cases: [(&str, Grant, Fds); 16] = [
         ("another size", Grant { entries: 16, ..good.clone() }, two),
         ("doorbell", Grant { submission_doorbell: 4096, ..good.clone() }, two),
         ("doorbell", Grant { completion_doorbell: u64::MAX, ..good.clone() }, two),
@@ -84,6 +96,14 @@ fn grants_that_cannot_be() {
         ("", Grant { slice_len: 0, ..good.clone() }, two),
         ("signal words", layout(4096, 0), four),
         ("signal words", layout(0, 4095), four),
+        ("shadow doorbell", shadow(4096, [4096, 0, 4, 8]), three),
+        ("shadow doorbell", shadow(4096, [0, 4093, 4, 8]), three),
+        ("shadow doorbell", shadow(4096, [0, 4, 6, 8]), three),
+        ("shadow doorbell", shadow(4096, [0, 4, 8, u64::MAX - 3]), three),
+        ("shadow doorbells have 4096 bytes", shadow(8192, [0, 4, 8, 12]), three),
+        ("shadow doorbells have 4096 bytes", shadow(0, [0, 4, 8, 12]), three),
+        ("F_SEAL", shadow(4096, [0, 4, 8, 12]), unsealed),
+        ("descriptor", shadow(4096, [0, 4, 8, 12]), four),
     ];
     for (part, grant, fds) in cases {
         let (socket, _fake) = granting(grant, fds);

@@ -122,6 +122,7 @@ impl Driver for CopyEngine {
             submission_doorbell: doorbells,
             completion_doorbell: doorbells + DOORBELL_STRIDE,
             vector: id,
+            shadow: None,
         })
     }
     // ANCHOR_END: create

@@ -8,9 +8,9 @@ use super::unit::Unit;
 use crate::bus::proof::PartitionId;
 use crate::bus::{BusError, QueueToken, Slice};
 use crate::dma::Partition;
-use crate::driver::{QueueGrant, QueueMemory, QueueRequest};
+use crate::driver::{QueueGrant, QueueMemory, QueueRequest, QueueShadow};
 use crate::tier::Tier;
-use crate::wire::{Grant, Limit, Place, Refusal, Reply, SignalLayout};
+use crate::wire::{Grant, Limit, Place, Refusal, Reply, ShadowLayout, SignalLayout};
 
 /// What a client asks for.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +35,18 @@ struct Reserved {
 struct Offer {
     grant: Grant,
     fds: Vec<OwnedFd>,
+}
+
+/// Shadow doorbells, for a client to map; all four words lie in their memory.
+fn share(shadow: &QueueShadow) -> Result<(ShadowLayout, OwnedFd), String> {
+    let QueueShadow { memory, submission, completion } = shadow;
+    let len = memory.memory().len() as u64;
+    let words = [submission.value, submission.event, completion.value, completion.event];
+    if let Some(at) = words.into_iter().find(|at| at % 4 != 0 || *at > len.saturating_sub(4)) {
+        return Err(format!("the driver names a shadow doorbell at {at:#x} of {len:#x} bytes"));
+    }
+    let fd = memory.share().map_err(|error| error.to_string())?;
+    Ok((ShadowLayout { len, submission: *submission, completion: *completion }, fd))
 }
 
 impl Unit {
@@ -176,6 +188,13 @@ impl Unit {
                 self.name
             )));
         };
+        if made.shadow.is_some() && asked > Tier::Cooperative {
+            return Err(refuse(
+                "its shadow doorbells lie in pages that all clients share, so this device gives at \
+                 best cooperative"
+                    .to_owned(),
+            ));
+        }
         let no_slice = |error| match error {
             BusError::Tier { best, .. } => refuse(format!("this device gives at best {best}")),
             BusError::NoSlice { why, .. } => refuse(why),
@@ -248,12 +267,19 @@ impl Unit {
             submission_doorbell: made.submission_doorbell - region.start,
             completion_doorbell: made.completion_doorbell - region.start,
             signals: None,
+            shadow: None,
         };
         let mut fds = vec![sent, signals.interrupt];
         if let Some(words) = signals.words {
             let (len, asleep, armed) = (words.len, words.asleep, words.armed);
             grant.signals = Some(SignalLayout { len, asleep, armed });
             fds.extend([words.memory, words.kick]);
+        }
+        if let Some(shadow) = &made.shadow {
+            let (layout, memory) =
+                share(shadow).map_err(|why| Refusal::Driver(format!("device {device}: {why}")))?;
+            grant.shadow = Some(layout);
+            fds.push(memory);
         }
         Ok(Offer { grant, fds })
     }

@@ -1,5 +1,7 @@
 //! A model's DMA: copies between host memory and its own, all or nothing.
 
+use std::sync::atomic::Ordering;
+
 use bytemuck::Pod;
 use doorbell_queues::SharedMem;
 
@@ -77,6 +79,35 @@ impl SoftCx {
             (false, true) => Err(Fault { iova, len, access }),
             (false, false) => Err(self.iommu.fault(iova, len, access)),
         }
+    }
+
+    /// Reads an aligned 32-bit word of host memory that the host stores to at any time, such as a shadow
+    /// doorbell: one load, and what the host stored before that value is visible (`Acquire`).
+    ///
+    /// # Errors
+    /// [`Fault`]; also for memory that only messages reach, where every look would be a message.
+    #[inline]
+    pub fn load_u32(&mut self, iova: u64) -> Result<u32, Fault> {
+        if let Some(piece) = self.iommu.whole(iova, 4, Access::Read)
+            && let Ok(value) = piece.memory.load_u32(piece.offset, Ordering::Acquire)
+        {
+            return Ok(value);
+        }
+        Err(self.iommu.fault(iova, 4, Access::Read))
+    }
+
+    /// Writes an aligned 32-bit word of host memory in one store (`Release`).
+    ///
+    /// # Errors
+    /// As [`SoftCx::load_u32`].
+    #[inline]
+    pub fn store_u32(&mut self, iova: u64, value: u32) -> Result<(), Fault> {
+        if let Some(piece) = self.iommu.whole(iova, 4, Access::Write)
+            && piece.memory.store_u32(piece.offset, value, Ordering::Release).is_ok()
+        {
+            return Ok(());
+        }
+        Err(self.iommu.fault(iova, 4, Access::Write))
     }
 
     /// True if the last [`Fault`] was none: a read of memory that a peer has was given up, because
