@@ -11,7 +11,7 @@ use loom::thread;
 
 use super::LoomWord;
 use crate::doorbell::publish;
-use crate::mem::{CellArray, CellWords, Word};
+use crate::mem::{CellArray, CellWords, IndexCursor, Word};
 use crate::protocol::{QueueProtocol, Tag};
 use crate::ring::{CompletionRing, SubmissionRing};
 
@@ -45,12 +45,16 @@ impl<T> CellArray for LoomCells<T> {
         = &'a [AtomicU64; 2]
     where
         T: 'a;
+    type Cursor = IndexCursor<Self>;
 
     fn count(&self) -> usize {
         self.0.len()
     }
     fn words(&self, index: usize) -> &[AtomicU64; 2] {
         &self.0[index]
+    }
+    fn into_cursor(self) -> IndexCursor<Self> {
+        IndexCursor::new(self)
     }
 }
 

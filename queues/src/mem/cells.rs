@@ -1,5 +1,6 @@
 //! Arrays of fixed-size cells: the entries of a ring.
 
+use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -178,15 +179,41 @@ pub(crate) trait CellArray {
     type Words<'a>: CellWords
     where
         Self: 'a;
+    /// See [`CellCursor`]. [`IndexCursor`] is one for any array.
+    type Cursor: CellCursor<Array = Self>;
 
     fn count(&self) -> usize;
 
     /// The words of the cell number `index`, which is below `count`.
     fn words(&self, index: usize) -> Self::Words<'_>;
+
+    /// A cursor over the whole array, at cell 0.
+    fn into_cursor(self) -> Self::Cursor;
+}
+
+/// A place in an array of cells that goes round: a ring's tail or head, with the array.
+pub(crate) trait CellCursor {
+    type Array: CellArray;
+
+    fn array(&self) -> &Self::Array;
+
+    /// The words of the cell that it is at.
+    fn words(&self) -> <Self::Array as CellArray>::Words<'_>;
+
+    /// Goes to the next cell, or from the last one to the first; true if it did that.
+    fn advance(&self) -> bool;
+
+    /// The number of the cell that it is at.
+    fn index(&self) -> u16;
+
+    /// Some number that is the same for the same cell, and for no other: cheaper than
+    /// [`index`](Self::index).
+    fn place(&self) -> usize;
 }
 
 impl<T: Pod> CellArray for Cells<T> {
     type Words<'a> = Words<'a, T>;
+    type Cursor = Cursor<T>;
 
     #[inline]
     fn count(&self) -> usize {
@@ -199,5 +226,106 @@ impl<T: Pod> CellArray for Cells<T> {
         // SAFETY: `index < count`, so the cell lies inside the range.
         let base = unsafe { self.base.add(index * (size_of::<T>() / 8)) };
         Words { base, _cells: PhantomData }
+    }
+
+    fn into_cursor(self) -> Cursor<T> {
+        assert!(self.count > 0, "a cursor is at a cell");
+        let at = Cell::new(self.base);
+        // SAFETY: the last of at least one cell lies inside the range.
+        let last = unsafe { self.base.add((self.count - 1) * (size_of::<T>() / 8)) };
+        Cursor { at, last, cells: self }
+    }
+}
+
+/// A cursor that is an address: no index to check and to multiply for each entry.
+///
+/// # Invariants
+/// * `at` is the address of one of the cells of `cells`, `last` that of the last one.
+#[derive(Debug)]
+pub(crate) struct Cursor<T> {
+    at: Cell<NonNull<u64>>,
+    last: NonNull<u64>,
+    cells: Cells<T>,
+}
+
+// SAFETY: the addresses are those of `cells`, which is Send.
+unsafe impl<T> Send for Cursor<T> {}
+
+impl<T: Pod> CellCursor for Cursor<T> {
+    type Array = Cells<T>;
+
+    #[inline]
+    fn array(&self) -> &Cells<T> {
+        &self.cells
+    }
+
+    #[inline]
+    fn words(&self) -> Words<'_, T> {
+        // `at` is a cell of `cells` (type invariant), which lives as long as the borrow.
+        Words { base: self.at.get(), _cells: PhantomData }
+    }
+
+    #[inline]
+    fn advance(&self) -> bool {
+        let at = self.at.get();
+        let wraps = at == self.last;
+        let next = if wraps {
+            self.cells.base
+        } else {
+            // SAFETY: `at` is a cell, and not the last one: there is one after it.
+            unsafe { at.add(size_of::<T>() / 8) }
+        };
+        self.at.set(next);
+        wraps
+    }
+
+    #[inline]
+    fn index(&self) -> u16 {
+        let bytes = self.at.get().as_ptr() as usize - self.cells.base.as_ptr() as usize;
+        (bytes / size_of::<T>()) as u16
+    }
+
+    #[inline]
+    fn place(&self) -> usize {
+        self.at.get().as_ptr() as usize
+    }
+}
+
+/// A cursor that is an index, for arrays that have no addresses.
+#[cfg(loom)]
+#[derive(Debug)]
+pub(crate) struct IndexCursor<C> {
+    at: Cell<u16>,
+    cells: C,
+}
+
+#[cfg(loom)]
+impl<C> IndexCursor<C> {
+    pub(crate) fn new(cells: C) -> Self {
+        Self { at: Cell::new(0), cells }
+    }
+}
+
+#[cfg(loom)]
+impl<C: CellArray<Cursor = Self>> CellCursor for IndexCursor<C> {
+    type Array = C;
+
+    fn array(&self) -> &C {
+        &self.cells
+    }
+    fn words(&self) -> C::Words<'_> {
+        self.cells.words(usize::from(self.at.get()))
+    }
+    fn advance(&self) -> bool {
+        let next = usize::from(self.at.get()) + 1;
+        let wraps = next == self.cells.count();
+        self.at.set(if wraps { 0 } else { next as u16 });
+        wraps
+    }
+    fn index(&self) -> u16 {
+        self.at.get()
+    }
+    fn place(&self) -> usize {
+        self.at.get().into()
     }
 }

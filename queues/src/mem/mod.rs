@@ -25,7 +25,10 @@ mod tests;
 mod word;
 
 pub use cells::Cells;
-pub(crate) use cells::{CellArray, CellWords};
+#[cfg(loom)]
+#[cfg(test)]
+pub(crate) use cells::IndexCursor;
+pub(crate) use cells::{CellArray, CellCursor, CellWords};
 pub use word::{Word, Word32};
 
 /// A range that does not lie inside the memory it was asked of, or is not aligned for its type.

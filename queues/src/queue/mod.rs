@@ -28,7 +28,7 @@ use crate::in_flight::InFlight;
 use crate::mem::SharedMem;
 use crate::protocol::{QueueName, QueueProtocol, Tag};
 use crate::ring::{CompletionRing, SubmissionRing};
-use crate::slots::{Settled, SlotTable};
+use crate::slots::{Reserved, Settled, SlotTable};
 use crate::wait::{Interrupt, SpinBudget};
 use crate::waiters::SlotWaiters;
 
@@ -95,14 +95,14 @@ impl<P: QueueProtocol, B> fmt::Debug for Queue<P, B> {
 }
 
 /// Gives a reserved slot back if the entry's builder panics.
-struct Reserved<'q, P: QueueProtocol, B> {
+struct Building<'q, P: QueueProtocol, B> {
     queue: &'q Queue<P, B>,
-    slot: u16,
+    reserved: Reserved<'q, P::Outcome, B>,
 }
 
-impl<P: QueueProtocol, B> Drop for Reserved<'_, P, B> {
+impl<P: QueueProtocol, B> Drop for Building<'_, P, B> {
     fn drop(&mut self) {
-        self.queue.slots.cancel(self.slot);
+        self.queue.slots.cancel(&self.reserved);
         self.queue.slot_freed();
     }
 }
@@ -196,15 +196,16 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         if !self.fate.is_alive() {
             return Err(self.rejected(buffer));
         }
-        let Some((slot, tag)) = self.slots.reserve() else {
+        let Some(reserved) = self.slots.reserve() else {
             return Err(self.rejected(buffer));
         };
-        let guard = Reserved { queue: self, slot };
-        let mut entry = build(slot, &mut buffer);
+        let building = Building { queue: self, reserved };
+        let tag = building.reserved.tag;
+        let mut entry = build(building.reserved.index, &mut buffer);
         P::stamp(&mut entry, tag);
-        core::mem::forget(guard);
         self.submission.push(&entry);
-        self.slots.commit(slot, buffer, direct);
+        self.slots.commit(&building.reserved, buffer, direct);
+        core::mem::forget(building);
         Ok(tag)
     }
 

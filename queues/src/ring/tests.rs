@@ -13,7 +13,7 @@ fn submission(count: usize) -> SubmissionRing<Entry> {
 fn at(count: u16, head: u16, tail: u16) -> SubmissionRing<Entry> {
     let ring = submission(count.into());
     for target in [head, tail] {
-        while ring.tail.get() != target {
+        while ring.tail.index() != target {
             ring.push(&Entry::filled(0));
         }
         ring.take_tail();
@@ -68,7 +68,7 @@ fn completions_are_taken_once_in_each_pass() {
             let phase = u16::from((posted / count).is_multiple_of(2));
             let (result, tag) = (posted as u64, posted as u16);
             let completion = Completion { result, head: 0, queue: 0, tag, status: phase };
-            ring.cells.publish(posted % count, &completion, TestProtocol::PHASE_WORD);
+            ring.head.array().publish(posted % count, &completion, TestProtocol::PHASE_WORD);
             posted += 1;
         };
         let ring = CompletionRing::<TestProtocol>::new(cells);
@@ -92,10 +92,10 @@ fn completions_are_taken_once_in_each_pass() {
 fn a_stopped_ring_gives_nothing() {
     let ring = CompletionRing::<TestProtocol>::new(SharedMem::zeroed(32).cells(0, 2).unwrap());
     let completion = Completion { result: 0, head: 0, queue: 0, tag: 0, status: 1 };
-    ring.cells.publish(1, &completion, TestProtocol::PHASE_WORD);
+    ring.head.array().publish(1, &completion, TestProtocol::PHASE_WORD);
     assert_eq!(ring.check_order(), Err(Violation::PhaseOutOfOrder { head: 0 }));
     ring.stop();
-    ring.cells.publish(0, &completion, TestProtocol::PHASE_WORD);
+    ring.head.array().publish(0, &completion, TestProtocol::PHASE_WORD);
     for _ in 0..600 {
         assert_eq!(ring.pop(), Ok(None));
     }

@@ -5,9 +5,9 @@ use super::*;
 type Table = SlotTable<u8, u32>;
 
 fn taken(table: &Table) -> Tag {
-    let (index, tag) = table.reserve().unwrap();
-    table.commit(index, u32::from(tag.0), true);
-    tag
+    let reserved = table.reserve().unwrap();
+    table.commit(&reserved, u32::from(reserved.tag.0), true);
+    reserved.tag
 }
 
 #[test]
@@ -57,8 +57,9 @@ fn the_tag_ffff_is_skipped() {
 #[test]
 fn a_cancelled_slot_changes_its_tag() {
     let table = Table::new(2);
-    let (index, tag) = table.reserve().unwrap();
-    table.cancel(index);
+    let reserved = table.reserve().unwrap();
+    let tag = reserved.tag;
+    table.cancel(&reserved);
     assert!(matches!(table.complete(tag, 0, false), Err(Violation::StaleTag(_))));
     assert_eq!(table.in_use(), 0);
     assert_ne!(taken(&table), tag);
@@ -68,6 +69,6 @@ fn a_cancelled_slot_changes_its_tag() {
 fn the_next_tag_of_a_free_slot_is_unknown() {
     let table = Table::new(2);
     assert!(matches!(table.complete(Tag(0), 0, false), Err(Violation::UnknownTag(Tag(0)))));
-    let (_, tag) = table.reserve().unwrap();
+    let tag = table.reserve().unwrap().tag;
     assert!(matches!(table.complete(tag, 0, false), Err(Violation::UnknownTag(_))), "reserved");
 }
