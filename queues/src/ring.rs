@@ -25,7 +25,7 @@ use core::sync::atomic::Ordering;
 use bytemuck::Pod;
 
 use crate::error::Violation;
-use crate::mem::{CellArray, CellCursor, CellWords, Cells};
+use crate::mem::{CellArray, CellCursor, CellHere, CellWords, Cells};
 use crate::protocol::QueueProtocol;
 
 /// Steps from `from` up to `to`, around a ring of `count` entries.
@@ -66,8 +66,9 @@ impl<E: Pod, C: CellArray> SubmissionRing<E, C> {
     /// Stores an entry at the tail. The caller holds a slot, so there is room.
     #[inline]
     pub(crate) fn push(&self, entry: &E) {
-        self.tail.words().write(entry);
-        self.tail.advance();
+        let here = self.tail.here();
+        here.write(entry);
+        here.advance();
     }
 
     /// True if entries were stored that the device has not been told of.
@@ -85,10 +86,10 @@ impl<E: Pod, C: CellArray> SubmissionRing<E, C> {
         u32::from(tail)
     }
 
-    /// Checks a head that the device reports and remembers it. It may only go forward, and not past
-    /// what the device was told of.
+    /// Checks a head that the device reports and remembers it; false if it is impossible. It may only
+    /// go forward, and not past what the device was told of.
     #[inline]
-    pub(crate) fn report_head(&self, reported: u16) -> Result<(), Violation> {
+    pub(crate) fn report_head(&self, reported: u16) -> bool {
         let (from, to) = (self.head.get(), self.rung.get());
         // `from..=to` around the ring; `to` is an index of it.
         let possible = if from <= to {
@@ -96,11 +97,16 @@ impl<E: Pod, C: CellArray> SubmissionRing<E, C> {
         } else {
             (from <= reported && reported <= self.last) || reported <= to
         };
-        if !possible {
-            return Err(Violation::ImpossibleHead { reported, last: from, tail: to });
+        if possible {
+            self.head.set(reported);
         }
-        self.head.set(reported);
-        Ok(())
+        possible
+    }
+
+    /// What [`report_head`](Self::report_head) found.
+    #[cold]
+    pub(crate) fn impossible_head(&self, reported: u16) -> Violation {
+        Violation::ImpossibleHead { reported, last: self.head.get(), tail: self.rung.get() }
     }
 }
 
@@ -147,7 +153,7 @@ impl<P: QueueProtocol, C: CellArray> CompletionRing<P, C> {
     /// True if the entry at the head has the awaited phase. [`pop`](Self::pop) takes it.
     #[inline]
     pub(crate) fn has_fresh(&self) -> bool {
-        Self::fresh(self.head.words(), self.awaited.get())
+        Self::fresh(self.head.here(), self.awaited.get())
     }
 
     /// The index of the entry that comes next, and its phase.
@@ -160,22 +166,28 @@ impl<P: QueueProtocol, C: CellArray> CompletionRing<P, C> {
         self.awaited.set(STOPPED);
     }
 
-    /// Takes the next completion: a copy, so what is checked on it stays true.
+    /// Takes the next completion: a copy, so what is checked on it stays true. After `None` comes
+    /// [`missed`](Self::missed).
     #[inline]
-    pub(crate) fn pop(&self) -> Result<Option<P::Completion>, Violation> {
+    pub(crate) fn pop(&self) -> Option<P::Completion> {
         let awaited = self.awaited.get();
-        let cell = self.head.words();
+        let cell = self.head.here();
         if !Self::fresh(cell, awaited) {
-            // Who parks looks at the order each time. Who only looks would do so forever beside a
-            // completion with the wrong phase, so it is looked for now and then.
-            self.idle.set(self.idle.get().wrapping_add(1));
-            return if self.idle.get() == 0 { self.check_order().map(|()| None) } else { Ok(None) };
+            return None;
         }
         let completion = cell.read();
-        if self.head.advance() {
+        if cell.advance() {
             self.awaited.set(awaited ^ 1);
         }
-        Ok(Some(completion))
+        Some(completion)
+    }
+
+    /// Nothing was there. Who parks looks at the order each time. Who only looks would do so forever
+    /// beside a completion with the wrong phase, so it is looked for now and then.
+    #[inline]
+    pub(crate) fn missed(&self) -> Result<(), Violation> {
+        self.idle.set(self.idle.get().wrapping_add(1));
+        if self.idle.get() == 0 { self.check_order() } else { Ok(()) }
     }
 
     /// Looks one entry past the head: if that one is fresh and the head is not, the device wrote

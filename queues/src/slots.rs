@@ -101,10 +101,19 @@ pub(crate) struct Reserved<'t, O, B> {
 /// What a completion means for its slot.
 #[derive(Debug)]
 pub(crate) enum Settled<B> {
-    /// Kept for its future, or for the next `reap`; the waker if a task had parked.
-    Kept(Option<Waker>),
+    /// Kept for its future, which has not parked.
+    Kept,
     /// For the callback of `reap`; the slot is free again.
     Direct(B),
+    /// Nothing was done: it is for [`SlotTable::complete_other`].
+    Other,
+}
+
+/// What the completion of any other command means.
+#[derive(Debug)]
+pub(crate) enum SettledOther<B> {
+    /// Kept for its future, or for the next `reap`; the waker if a task had parked.
+    Kept(Option<Waker>),
     /// Nobody waits; the slot is free again and the buffer goes back to its owner.
     Orphan(B),
 }
@@ -135,10 +144,11 @@ pub(crate) enum WakerWanted {
 /// * `tasks` has the task of each slot; its `waker` is `Some` exactly in `PARKED`, and `since` is
 ///   `None` but there.
 /// * A slot's tag is its number in the bits of `mask`; the rest, the generation, changes each time
-///   the slot is freed. `mask` is a power of two less one.
+///   the slot is freed. `mask` is a power of two less one, and `generation` is that power.
 pub(crate) struct SlotTable<O, B> {
     slots: Box<[Slot<O, B>]>,
     mask: u16,
+    generation: u16,
     free: Cell<u16>,
     in_use: Cell<u16>,
     deferred: Cell<u16>,
@@ -161,6 +171,7 @@ impl<O: Copy, B> SlotTable<O, B> {
         Self {
             slots: (0..count).map(slot).collect(),
             mask: count.next_power_of_two() - 1,
+            generation: count.next_power_of_two(),
             free: Cell::new(0),
             in_use: Cell::new(0),
             deferred: Cell::new(NONE),
@@ -230,45 +241,40 @@ impl<O: Copy, B> SlotTable<O, B> {
         core::mem::forget(slot.buffer.replace(Some(buffer)));
     }
 
-    /// A completion came for `tag`. `defer` keeps it for the next `reap` if it is for the callback
-    /// of one.
+    /// A completion came for `tag`: what is to be done about nearly all of them, each told by one
+    /// comparison. `defer` keeps it for the next `reap` if it is for the callback of one.
     #[inline]
-    pub(crate) fn complete(
-        &self,
-        tag: Tag,
-        outcome: O,
-        defer: bool,
-    ) -> Result<Settled<B>, Violation> {
+    pub(crate) fn complete(&self, tag: Tag, outcome: O, defer: bool) -> Settled<B> {
         let index = self.index_of(tag);
-        let Some(slot) = self.slots.get(usize::from(index)) else {
-            return Err(Violation::UnknownTag(tag));
-        };
-        // The two states that nearly all are in, each by one comparison with the tag.
+        let Some(slot) = self.slots.get(usize::from(index)) else { return Settled::Other };
         let word = slot.word.get();
         if word == State::AWAITED.with(tag.0) {
             slot.outcome.set(Some(outcome));
             slot.word.set(State::DONE.with(tag.0));
-            return Ok(Settled::Kept(None));
+            return Settled::Kept;
         }
         if word == State::DIRECT.with(tag.0)
             && !defer
             && let Some(buffer) = slot.buffer.take()
         {
             self.release(index, tag.0, slot);
-            return Ok(Settled::Direct(buffer));
+            return Settled::Direct(buffer);
         }
-        self.complete_other(tag, index, slot, outcome)
+        Settled::Other
     }
 
+    /// The rest of [`complete`](Self::complete).
     #[cold]
     #[inline(never)]
-    fn complete_other(
+    pub(crate) fn complete_other(
         &self,
         tag: Tag,
-        index: u16,
-        slot: &Slot<O, B>,
         outcome: O,
-    ) -> Result<Settled<B>, Violation> {
+    ) -> Result<SettledOther<B>, Violation> {
+        let index = self.index_of(tag);
+        let Some(slot) = self.slots.get(usize::from(index)) else {
+            return Err(Violation::UnknownTag(tag));
+        };
         if slot.tag() != tag.0 {
             return Err(Violation::StaleTag(tag));
         }
@@ -278,24 +284,25 @@ impl<O: Copy, B> SlotTable<O, B> {
                 slot.outcome.set(Some(outcome));
                 slot.set_state(State::DONE);
                 task.since.set(None);
-                Ok(Settled::Kept(task.waker.take()))
+                Ok(SettledOther::Kept(task.waker.take()))
             }
+            // For the callback of the next `reap`: nobody reaps with one now.
             State::DIRECT => {
                 slot.outcome.set(Some(outcome));
                 self.defer(index, slot);
-                Ok(Settled::Kept(None))
+                Ok(SettledOther::Kept(None))
             }
             State::ORPHANED => {
                 let Some(buffer) = slot.buffer.take() else {
                     return Err(Violation::UnknownTag(tag));
                 };
                 self.release(index, tag.0, slot);
-                Ok(Settled::Orphan(buffer))
+                Ok(SettledOther::Orphan(buffer))
             }
             // Its future was told that the outcome is lost, and has the buffer.
             State::LOST => {
                 self.release(index, tag.0, slot);
-                Ok(Settled::Kept(None))
+                Ok(SettledOther::Kept(None))
             }
             State::DONE | State::DEFERRED => Err(Violation::StaleTag(tag)),
             _ => Err(Violation::UnknownTag(tag)),
@@ -304,12 +311,11 @@ impl<O: Copy, B> SlotTable<O, B> {
 
     #[inline]
     fn release(&self, index: u16, tag: u16, slot: &Slot<O, B>) {
-        let generation = self.mask + 1;
         // The carry out of the generation falls off the top: a tag has no room for it.
-        let mut next = tag.wrapping_add(generation);
+        let mut next = tag.wrapping_add(self.generation);
         if next == u16::MAX {
             // FFFFh means "no command" in NVMe's error log (NVM Express base 2.0, 5.16.1.2).
-            next = next.wrapping_add(generation);
+            next = next.wrapping_add(self.generation);
         }
         slot.word.set(State::FREE.with(next));
         slot.next.set(self.free.replace(index));
@@ -317,21 +323,21 @@ impl<O: Copy, B> SlotTable<O, B> {
     }
 
     #[inline]
-    fn take(&self, tag: Tag, slot: &Slot<O, B>) -> Option<(O, B)> {
+    fn take(&self, index: u16, tag: Tag, slot: &Slot<O, B>) -> Option<(O, B)> {
         // Both are there in the states in which this is called.
         let (outcome, buffer) = (slot.outcome.get()?, slot.buffer.take()?);
-        self.release(self.index_of(tag), tag.0, slot);
+        self.release(index, tag.0, slot);
         Some((outcome, buffer))
     }
 
     /// The outcome and buffer of a completed command; the slot is free again.
     #[inline]
     pub(crate) fn take_done(&self, tag: Tag) -> Option<(O, B)> {
-        let slot = self.slot_of(tag);
+        let (index, slot) = (self.index_of(tag), self.slot_of(tag));
         if slot.word.get() != State::DONE.with(tag.0) {
             return None;
         }
-        self.take(tag, slot)
+        self.take(index, tag, slot)
     }
 
     #[cold]
@@ -360,7 +366,7 @@ impl<O: Copy, B> SlotTable<O, B> {
             self.deferred_last.set(NONE);
         }
         let tag = Tag(slot.tag());
-        self.take(tag, slot).map(|(outcome, buffer)| (tag, outcome, buffer))
+        self.take(index, tag, slot).map(|(outcome, buffer)| (tag, outcome, buffer))
     }
 
     /// The future of a command is gone. What comes back is its buffer, if the device is done with

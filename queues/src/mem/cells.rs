@@ -194,14 +194,14 @@ pub(crate) trait CellArray {
 /// A place in an array of cells that goes round: a ring's tail or head, with the array.
 pub(crate) trait CellCursor {
     type Array: CellArray;
+    type Here<'a>: CellHere
+    where
+        Self: 'a;
 
     fn array(&self) -> &Self::Array;
 
-    /// The words of the cell that it is at.
-    fn words(&self) -> <Self::Array as CellArray>::Words<'_>;
-
-    /// Goes to the next cell, or from the last one to the first; true if it did that.
-    fn advance(&self) -> bool;
+    /// The cell that it is at.
+    fn here(&self) -> Self::Here<'_>;
 
     /// The number of the cell that it is at.
     fn index(&self) -> u16;
@@ -209,6 +209,12 @@ pub(crate) trait CellCursor {
     /// Some number that is the same for the same cell, and for no other: cheaper than
     /// [`index`](Self::index).
     fn place(&self) -> usize;
+}
+
+/// The cell that a cursor is at.
+pub(crate) trait CellHere: CellWords {
+    /// Lets the cursor go to the next cell, or from the last one to the first; true if it did that.
+    fn advance(self) -> bool;
 }
 
 impl<T: Pod> CellArray for Cells<T> {
@@ -251,8 +257,21 @@ pub(crate) struct Cursor<T> {
 // SAFETY: the addresses are those of `cells`, which is Send.
 unsafe impl<T> Send for Cursor<T> {}
 
+impl<T: Pod> Cursor<T> {
+    // Once in a lap: out of the way of all the other entries.
+    #[cold]
+    #[inline(never)]
+    fn wrap(&self) {
+        self.at.set(self.cells.base);
+    }
+}
+
 impl<T: Pod> CellCursor for Cursor<T> {
     type Array = Cells<T>;
+    type Here<'a>
+        = Here<'a, T>
+    where
+        Self: 'a;
 
     #[inline]
     fn array(&self) -> &Cells<T> {
@@ -260,34 +279,61 @@ impl<T: Pod> CellCursor for Cursor<T> {
     }
 
     #[inline]
-    fn words(&self) -> Words<'_, T> {
+    fn here(&self) -> Here<'_, T> {
         // `at` is a cell of `cells` (type invariant), which lives as long as the borrow.
-        Words { base: self.at.get(), _cells: PhantomData }
-    }
-
-    #[inline]
-    fn advance(&self) -> bool {
-        let at = self.at.get();
-        let wraps = at == self.last;
-        let next = if wraps {
-            self.cells.base
-        } else {
-            // SAFETY: `at` is a cell, and not the last one: there is one after it.
-            unsafe { at.add(size_of::<T>() / 8) }
-        };
-        self.at.set(next);
-        wraps
+        Here { words: Words { base: self.at.get(), _cells: PhantomData }, cursor: self }
     }
 
     #[inline]
     fn index(&self) -> u16 {
-        let bytes = self.at.get().as_ptr() as usize - self.cells.base.as_ptr() as usize;
-        (bytes / size_of::<T>()) as u16
+        ((self.place() - self.cells.base.as_ptr() as usize) / size_of::<T>()) as u16
     }
 
     #[inline]
     fn place(&self) -> usize {
         self.at.get().as_ptr() as usize
+    }
+}
+
+/// The cell that a cursor is, or was, at.
+///
+/// # Invariants
+/// `words` are those of a cell of `cursor`'s array.
+pub(crate) struct Here<'a, T> {
+    words: Words<'a, T>,
+    cursor: &'a Cursor<T>,
+}
+
+impl<T> Clone for Here<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Here<'_, T> {}
+
+impl<T: Pod> CellWords for Here<'_, T> {
+    #[inline]
+    fn load(self, word: usize, order: Ordering) -> u64 {
+        self.words.load(word, order)
+    }
+    #[inline]
+    fn store(self, word: usize, value: u64, order: Ordering) {
+        self.words.store(word, value, order);
+    }
+}
+
+impl<T: Pod> CellHere for Here<'_, T> {
+    #[inline]
+    fn advance(self) -> bool {
+        let at = self.words.base;
+        if at == self.cursor.last {
+            self.cursor.wrap();
+            return true;
+        }
+        // SAFETY: `at` is a cell (type invariant), and not the last one: there is one after it.
+        self.cursor.at.set(unsafe { at.add(size_of::<T>() / 8) });
+        false
     }
 }
 
@@ -309,23 +355,54 @@ impl<C> IndexCursor<C> {
 #[cfg(loom)]
 impl<C: CellArray<Cursor = Self>> CellCursor for IndexCursor<C> {
     type Array = C;
+    type Here<'a>
+        = IndexHere<'a, C>
+    where
+        Self: 'a;
 
     fn array(&self) -> &C {
         &self.cells
     }
-    fn words(&self) -> C::Words<'_> {
-        self.cells.words(usize::from(self.at.get()))
-    }
-    fn advance(&self) -> bool {
-        let next = usize::from(self.at.get()) + 1;
-        let wraps = next == self.cells.count();
-        self.at.set(if wraps { 0 } else { next as u16 });
-        wraps
+    fn here(&self) -> IndexHere<'_, C> {
+        IndexHere(self)
     }
     fn index(&self) -> u16 {
         self.at.get()
     }
     fn place(&self) -> usize {
         self.at.get().into()
+    }
+}
+
+#[cfg(loom)]
+pub(crate) struct IndexHere<'a, C>(&'a IndexCursor<C>);
+
+#[cfg(loom)]
+impl<C> Clone for IndexHere<'_, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+#[cfg(loom)]
+impl<C> Copy for IndexHere<'_, C> {}
+
+#[cfg(loom)]
+impl<C: CellArray> CellWords for IndexHere<'_, C> {
+    fn load(self, word: usize, order: Ordering) -> u64 {
+        self.0.cells.words(self.0.at.get().into()).load(word, order)
+    }
+    fn store(self, word: usize, value: u64, order: Ordering) {
+        self.0.cells.words(self.0.at.get().into()).store(word, value, order);
+    }
+}
+
+#[cfg(loom)]
+impl<C: CellArray> CellHere for IndexHere<'_, C> {
+    fn advance(self) -> bool {
+        let next = usize::from(self.0.at.get()) + 1;
+        let wraps = next == self.0.cells.count();
+        self.0.at.set(if wraps { 0 } else { next as u16 });
+        wraps
     }
 }

@@ -28,7 +28,7 @@ pub use cells::Cells;
 #[cfg(loom)]
 #[cfg(test)]
 pub(crate) use cells::IndexCursor;
-pub(crate) use cells::{CellArray, CellCursor, CellWords};
+pub(crate) use cells::{CellArray, CellCursor, CellHere, CellWords};
 pub use word::{Word, Word32};
 
 /// A range that does not lie inside the memory it was asked of, or is not aligned for its type.

@@ -28,7 +28,7 @@ use crate::in_flight::InFlight;
 use crate::mem::SharedMem;
 use crate::protocol::{QueueName, QueueProtocol, Tag};
 use crate::ring::{CompletionRing, SubmissionRing};
-use crate::slots::{Reserved, Settled, SlotTable};
+use crate::slots::{Reserved, SlotTable};
 use crate::wait::{Interrupt, SpinBudget};
 use crate::waiters::SlotWaiters;
 
@@ -41,13 +41,6 @@ mod waiting;
 pub use parts::{Completed, QueueParts};
 pub(crate) use waiting::ROUNDS;
 pub use waiting::SlotFree;
-
-/// One completion, as the slots settled it.
-struct Reaped<P: QueueProtocol, B> {
-    tag: Tag,
-    outcome: P::Outcome,
-    settled: Settled<B>,
-}
 
 /// A queue pair. See the module's documentation.
 ///
@@ -283,19 +276,6 @@ impl<P: QueueProtocol, B> Queue<P, B> {
     #[inline]
     pub fn poll(&self, budget: usize) -> Result<usize, QueueError> {
         self.look(budget, None, None::<fn(_)>)
-    }
-
-    /// Takes one completion and settles its slot. `defer` keeps it for the next `reap` if it is for
-    /// the callback of one.
-    #[inline(always)]
-    fn next(&self, defer: bool) -> Result<Option<Reaped<P, B>>, Violation> {
-        let Some(completion) = self.completion.pop()? else { return Ok(None) };
-        if let Some(head) = P::submission_head(&completion) {
-            self.submission.report_head(head)?;
-        }
-        let (tag, outcome) = (P::tag(&completion), P::outcome(&completion));
-        let settled = self.slots.complete(tag, outcome, defer)?;
-        Ok(Some(Reaped { tag, outcome, settled }))
     }
 
     #[cold]
