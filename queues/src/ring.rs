@@ -25,7 +25,7 @@ use core::sync::atomic::Ordering;
 use bytemuck::Pod;
 
 use crate::error::Violation;
-use crate::mem::{CellArray, CellCursor, CellHere, CellWords, Cells};
+use crate::mem::{CellArray, CellCursor, CellHere, CellWords, Cells, EntryStores, store_fence};
 use crate::protocol::QueueProtocol;
 
 /// Steps from `from` up to `to`, around a ring of `count` entries.
@@ -47,6 +47,7 @@ fn distance(from: u16, to: u16, count: usize) -> usize {
 pub(crate) struct SubmissionRing<E, C: CellArray = Cells<E>> {
     tail: C::Cursor,
     rung_place: Cell<usize>,
+    non_temporal: bool,
     last: u16,
     rung: Cell<u16>,
     head: Cell<u16>,
@@ -55,20 +56,33 @@ pub(crate) struct SubmissionRing<E, C: CellArray = Cells<E>> {
 
 impl<E: Pod, C: CellArray> SubmissionRing<E, C> {
     /// A ring over 2 to 65,536 zeroed cells, with the device's tail and head at 0.
-    pub(crate) fn new(cells: C) -> Self {
+    pub(crate) fn new(cells: C, stores: EntryStores) -> Self {
         let last = (cells.count() - 1) as u16;
+        let non_temporal = stores == EntryStores::NonTemporal;
         let [rung, head] = [const { Cell::new(0) }; 2];
         let tail = cells.into_cursor();
         let rung_place = Cell::new(tail.place());
-        Self { tail, rung_place, last, rung, head, _entry: PhantomData }
+        Self { tail, rung_place, non_temporal, last, rung, head, _entry: PhantomData }
     }
 
     /// Stores an entry at the tail. The caller holds a slot, so there is room.
     #[inline]
     pub(crate) fn push(&self, entry: &E) {
         let here = self.tail.here();
-        here.write(entry);
+        if self.non_temporal {
+            here.stream(entry);
+        } else {
+            here.write(entry);
+        }
         here.advance();
+    }
+
+    /// Before the doorbell: what [`push`](Self::push) stored past the caches is visible before it.
+    #[inline]
+    pub(crate) fn settle_stores(&self) {
+        if self.non_temporal {
+            store_fence();
+        }
     }
 
     /// True if entries were stored that the device has not been told of.

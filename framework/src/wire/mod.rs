@@ -39,7 +39,7 @@ pub use status::{
 };
 
 /// Version of the protocol. Any change of a message's form is a new version.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The most bytes of one message, header and body.
 pub const MAX_MESSAGE: usize = 64 << 10;

@@ -11,7 +11,7 @@ use loom::thread;
 
 use super::LoomWord;
 use crate::doorbell::publish;
-use crate::mem::{CellArray, CellWords, IndexCursor, Word};
+use crate::mem::{CellArray, CellWords, EntryStores, IndexCursor, Word};
 use crate::protocol::{QueueProtocol, Tag};
 use crate::ring::{CompletionRing, SubmissionRing};
 
@@ -108,7 +108,7 @@ fn completion(n: u64, count: u64) -> Pair {
 fn entries(pushes: u64, racing: u64, ring: fn(&LoomWord, u32)) {
     loom::model(move || {
         let (cells, register) = (LoomCells::<Pair>::new(3), LoomWord::new());
-        let host = SubmissionRing::<Pair, _>::new(cells.clone());
+        let host = SubmissionRing::<Pair, _>::new(cells.clone(), EntryStores::Plain);
         let push = move |host: &SubmissionRing<Pair, _>, register: &LoomWord, n| {
             host.push(&entry(n));
             ring(register, host.take_tail());

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use bytemuck::Pod;
 
 use super::Owner;
+use super::stores::stream;
 
 /// An array of fixed-size cells in device-shared memory, as
 /// [`SharedMem::cells`](super::SharedMem::cells) gives it.
@@ -129,6 +130,13 @@ pub(crate) trait CellWords: Copy {
         }
     }
 
+    /// As [`write`](Self::write), past the caches: [`store_fence`](super::store_fence) must follow before
+    /// the other side may look.
+    #[inline]
+    fn stream<T: Pod>(self, value: &T) {
+        self.write(value);
+    }
+
     /// See [`Cells::publish`].
     #[inline]
     fn publish<T: Pod>(self, value: &T, last: usize) {
@@ -171,6 +179,15 @@ impl<T: Pod> CellWords for Words<'_, T> {
     #[inline]
     fn store(self, word: usize, value: u64, order: Ordering) {
         self.atomic(word).store(value, order);
+    }
+    #[inline]
+    fn stream<V: Pod>(self, value: &V) {
+        for (i, word) in bytemuck::bytes_of(value).as_chunks::<8>().0.iter().enumerate() {
+            assert!(i < size_of::<T>() / 8, "the word lies in the cell");
+            // SAFETY: inside the cell (just checked), aligned, and only accessed by means that tolerate
+            // races (type invariant).
+            unsafe { stream(self.base.add(i), u64::from_ne_bytes(*word)) };
+        }
     }
 }
 
@@ -320,6 +337,10 @@ impl<T: Pod> CellWords for Here<'_, T> {
     #[inline]
     fn store(self, word: usize, value: u64, order: Ordering) {
         self.words.store(word, value, order);
+    }
+    #[inline]
+    fn stream<V: Pod>(self, value: &V) {
+        self.words.stream(value);
     }
 }
 

@@ -19,6 +19,7 @@ use bytemuck::Pod;
 
 mod cells;
 mod copy;
+mod stores;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
@@ -29,6 +30,8 @@ pub use cells::Cells;
 #[cfg(test)]
 pub(crate) use cells::IndexCursor;
 pub(crate) use cells::{CellArray, CellCursor, CellHere, CellWords};
+pub use stores::EntryStores;
+pub(crate) use stores::store_fence;
 pub use word::{Word, Word32};
 
 /// A range that does not lie inside the memory it was asked of, or is not aligned for its type.

@@ -111,7 +111,7 @@ impl<P: QueueProtocol, B> Queue<P, B> {
             fate: parts.fate,
             slots: SlotTable::new(parts.slots),
             completion: CompletionRing::new(completion),
-            submission: SubmissionRing::new(submission),
+            submission: SubmissionRing::new(submission, parts.entry_stores),
             spin: Cell::new(parts.spin),
             submission_doorbell: parts.submission_doorbell,
             completion_doorbell: parts.completion_doorbell,
@@ -234,6 +234,7 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         // The head first: the entries it frees are those the new commands will fill. Both stores
         // before any kick, whose code might flush again.
         let kick_head = full && self.completion_doorbell.store(self.completion.take_head());
+        self.submission.settle_stores();
         let kick_tail = self.submission_doorbell.store(self.submission.take_tail());
         if kick_head || kick_tail {
             self.kick(kick_head, kick_tail);

@@ -1,12 +1,12 @@
 //! Indices around the rings' ends, against the plainest arithmetic there is.
 
 use super::*;
-use crate::mem::SharedMem;
+use crate::mem::{EntryStores, SharedMem};
 use crate::protocol::Tag;
 use crate::testing::{Completion, Entry, TestProtocol};
 
 fn submission(count: usize) -> SubmissionRing<Entry> {
-    SubmissionRing::new(SharedMem::zeroed(count * 64).cells(0, count).unwrap())
+    SubmissionRing::new(SharedMem::zeroed(count * 64).cells(0, count).unwrap(), EntryStores::Plain)
 }
 
 /// A ring of `count` whose device has reported `head` and was told `tail`.

@@ -12,8 +12,8 @@ use std::task::{Context, Poll, Waker};
 
 use bytemuck::{Pod, Zeroable};
 use doorbell_queues::{
-    Cells, Doorbell, Fate, InFlight, Queue, QueueName, QueueParts, QueueProtocol, SharedMem,
-    SpinBudget, SpinOnly, Tag, Word, Word32,
+    Cells, Doorbell, EntryStores, Fate, InFlight, Queue, QueueName, QueueParts, QueueProtocol,
+    SharedMem, SpinBudget, SpinOnly, Tag, Word, Word32,
 };
 
 /// Entries of both rings, twice the slots, as a framework would choose.
@@ -107,7 +107,9 @@ impl Device {
 }
 
 /// The queue, to be borrowed by the futures of a [`Bench`].
-pub(crate) fn queue() -> Result<(Queue<Nvme, Buffer>, Side), Box<dyn std::error::Error>> {
+pub(crate) fn queue(
+    entry_stores: EntryStores,
+) -> Result<(Queue<Nvme, Buffer>, Side), Box<dyn std::error::Error>> {
     let sq = SharedMem::zeroed(ENTRIES as usize * size_of::<Entry>());
     let cq = SharedMem::zeroed(ENTRIES as usize * size_of::<Completion>());
     let bar = SharedMem::zeroed(128);
@@ -124,6 +126,7 @@ pub(crate) fn queue() -> Result<(Queue<Nvme, Buffer>, Side), Box<dyn std::error:
         name: QueueName { device: "bench".into(), queue: 1 },
         submission: sq,
         submission_entries: ENTRIES,
+        entry_stores,
         completion: cq,
         completion_entries: ENTRIES,
         slots: SLOTS,
