@@ -140,6 +140,7 @@ fn client(doorbells: &OwnedFd, other: &OwnedFd) {
         name: QueueName { device: "test".into(), queue: 1 },
         submission: SharedMem::zeroed(4096),
         submission_entries: 16,
+        entry_stores: doorbell_queues::EntryStores::Plain,
         completion: SharedMem::zeroed(4096),
         completion_entries: 16,
         slots: 8,

@@ -127,8 +127,14 @@ impl Doorbell {
     }
 }
 
-/// Stores a doorbell value after everything that was written to the ring. The ring must lie in
-/// write-back memory (DMA memory, a memfd); a write-combining one would need a store fence here.
+/// Stores a doorbell value after everything that was written to the ring by ordinary stores. The ring
+/// must lie in write-back memory (DMA memory, a memfd).
+///
+/// Two things need a store fence (`sfence`) before this, because neither is kept in program order with
+/// later stores: entries that were stored past the caches ([`EntryStores::NonTemporal`]; the queue
+/// does it, once per batch), and a ring in write-combining memory, which no bus here has.
+///
+/// [`EntryStores::NonTemporal`]: crate::EntryStores::NonTemporal
 #[inline]
 pub fn publish<W: Word>(register: &W, value: u32) {
     // Release: the entries (relaxed stores) must be visible before the value that covers them. On

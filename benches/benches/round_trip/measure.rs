@@ -12,6 +12,7 @@ use doorbell_bench::floors::{BLOCK, WORKING_SET};
 use doorbell_bench::load::{self, Stop, Work};
 use doorbell_bench::{Floor, Floors, Page, Placement, Series, clock};
 use doorbell_nvme::{Lba, Namespace, Nvme};
+use doorbell_queues::EntryStores;
 
 use crate::in_thread::{self, Bench, Kind};
 
@@ -270,7 +271,8 @@ fn buffer(nvme: &Nvme) -> Result<DmaBox<[u8]>> {
 /// One round of submit plus complete at depth 32 with the device in this same thread: adds
 /// nanoseconds per operation to `samples`.
 fn in_one_thread(kind: Kind, time: Duration, samples: &mut Vec<f64>) -> Result<()> {
-    let (queue, mut side) = in_thread::queue().map_err(|error| anyhow!("{error}"))?;
+    let (queue, mut side) =
+        in_thread::queue(EntryStores::Plain).map_err(|error| anyhow!("{error}"))?;
     let mut bench = Bench::new(&queue, DEPTH);
     // Once around the rings, so that all of their memory was touched.
     for _ in 0..256 / DEPTH {

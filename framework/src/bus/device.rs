@@ -312,6 +312,7 @@ impl Device {
                 name: QueueName { device, queue: layout.queue },
                 submission: submission.mem(),
                 submission_entries: layout.submission_entries,
+                entry_stores: self.inner.bus.entry_stores(),
                 completion: completion.mem(),
                 completion_entries: layout.completion_entries,
                 slots: layout.slots,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use doorbell_queues::{
-    Doorbell, Fate, Queue, QueueName, QueueParts, QueueProtocol, Shadow, SharedMem, Word32,
+    Doorbell, EntryStores, Fate, Queue, QueueName, QueueParts, QueueProtocol, Shadow, SharedMem,
+    Word32,
 };
 
 use super::handle::QueueHandle;
@@ -89,7 +90,7 @@ pub(super) async fn claim<P: QueueProtocol>(
     let request = Request::Claim {
         entries,
         at_least: spec.at_least,
-        submission: inner.place(&rings.submission)?,
+        submission: Some(inner.place(&rings.submission)?),
         completion: inner.place(&rings.completion)?,
     };
     let answer = inner.call(&request, Vec::new(), Some(Box::new(rings)), inner.link.limit).await?;
@@ -238,6 +239,10 @@ impl<P: QueueProtocol> Claimed<P> {
         };
         let fate = Arc::clone(&self.line.fate);
         let hub = Arc::clone(&self.lease.inner.link.hub);
+        let stores = match self.grant.non_temporal {
+            true => EntryStores::NonTemporal,
+            false => EntryStores::Plain,
+        };
         let parts = QueueParts {
             name: QueueName {
                 device: self.lease.inner.device.name.as_str().into(),
@@ -245,6 +250,7 @@ impl<P: QueueProtocol> Claimed<P> {
             },
             submission: rings.submission.mem(),
             submission_entries: self.grant.entries,
+            entry_stores: stores,
             completion: rings.completion.mem(),
             completion_entries: self.grant.entries,
             slots: self.spec.depth as u16,

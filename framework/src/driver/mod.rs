@@ -64,8 +64,12 @@ impl fmt::Display for DeviceMatch {
 pub struct Plan {
     /// I/O queues that can exist at once.
     pub queues: u16,
-    /// Most entries of one ring.
+    /// Most entries of one ring, or portal.
     pub max_entries: u32,
+    /// Entries are written by value to a portal in a BAR ([`QueueGrant::submission_doorbell`]); there is
+    /// no submission ring in memory. The clients' protocol says the same
+    /// ([`doorbell_queues::QueueProtocol::DOORBELL`]).
+    pub portal: bool,
     /// Bytes of a submission entry.
     pub submission_entry: u32,
     /// Bytes of a completion entry.
@@ -76,7 +80,7 @@ pub struct Plan {
 /// inside arenas of that client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueMemory {
-    /// IOVA of submission entry 0, page-aligned.
+    /// IOVA of submission entry 0, page-aligned. 0 if the device has portals: there is no such ring.
     pub submission: u64,
     /// IOVA of completion entry 0, page-aligned.
     pub completion: u64,
@@ -100,7 +104,9 @@ pub struct QueueRequest {
 pub struct QueueGrant {
     /// BAR with the doorbells.
     pub region: u8,
-    /// Offset of the submission tail doorbell in that BAR.
+    /// Offset of the submission tail doorbell in that BAR; of a portal ([`Plan::portal`]) that of its
+    /// first cell, a multiple of 8. It has as many cells as the request has entries, one after the
+    /// other, of [`Plan::submission_entry`] bytes each, and they are empty.
     pub submission_doorbell: u64,
     /// Offset of the completion head doorbell in that BAR.
     pub completion_doorbell: u64,

@@ -54,8 +54,8 @@ pub enum Request {
         entries: u32,
         /// The least isolation that will do.
         at_least: Tier,
-        /// Zeroed memory for the submission ring.
-        submission: Place,
+        /// Zeroed memory for the submission ring; `None` for a device with portals, and only there.
+        submission: Option<Place>,
         /// Zeroed memory for the completion ring.
         completion: Place,
     },
@@ -137,8 +137,10 @@ pub struct DeviceInfo {
     pub about_bus: String,
     /// I/O queues that can exist at once, over all clients.
     pub queues: u16,
-    /// Most entries of one ring.
+    /// Most entries of one ring, or portal.
     pub max_entries: u32,
+    /// True if entries are written to a portal instead of a submission ring in memory.
+    pub portal: bool,
     /// Bytes of a submission entry.
     pub submission_entry: u32,
     /// Bytes of a completion entry.
@@ -181,10 +183,12 @@ pub struct Grant {
     pub slice_offset: u64,
     /// Bytes of the slice, whole pages.
     pub slice_len: u64,
-    /// Byte offset of the submission tail doorbell in the slice.
+    /// Byte offset of the submission tail doorbell in the slice, or of the portal's first cell.
     pub submission_doorbell: u64,
     /// Byte offset of the completion head doorbell in the slice.
     pub completion_doorbell: u64,
+    /// True if entries are best stored past the caches (see `Bus::entry_stores`).
+    pub non_temporal: bool,
     /// Present on software devices.
     pub signals: Option<SignalLayout>,
     /// Present if the device looks at copies of its doorbells.

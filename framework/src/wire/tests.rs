@@ -28,7 +28,7 @@ fn request() -> impl Strategy<Value = Request> {
         ".{0,80}".prop_map(|program| Request::Hello { program }),
         any::<u64>().prop_map(|len| Request::DonateArena { len }),
         any::<u32>().prop_map(|arena| Request::ReleaseArena { arena }),
-        (any::<u32>(), tier(), place(), place()).prop_map(
+        (any::<u32>(), tier(), proptest::option::of(place()), place()).prop_map(
             |(entries, at_least, submission, completion)| Request::Claim {
                 entries,
                 at_least,
@@ -66,6 +66,7 @@ fn device() -> impl Strategy<Value = DeviceInfo> {
             about_bus: text.3,
             queues,
             max_entries: a,
+            portal: a > b,
             submission_entry: b,
             completion_entry: c,
         },
@@ -84,6 +85,7 @@ fn grant() -> impl Strategy<Value = Grant> {
             slice_len: b,
             submission_doorbell: c,
             completion_doorbell: d,
+            non_temporal: a > b,
             signals: signals.map(|[len, asleep, armed]| SignalLayout { len, asleep, armed }),
             shadow: shadow.map(|[len, a, b, c, d]| ShadowLayout {
                 len,

@@ -62,6 +62,7 @@ pub(crate) fn welcome() -> Reply {
         about_bus: String::new(),
         queues: 1,
         max_entries: 64,
+        portal: false,
         submission_entry: 32,
         completion_entry: 16,
     };
@@ -82,6 +83,7 @@ pub(crate) fn grant(signals: bool) -> Grant {
         slice_len: 4096,
         submission_doorbell: 8,
         completion_doorbell: 12,
+        non_temporal: false,
         signals: signals.then_some(doorbell::wire::SignalLayout { len: 4096, asleep: 0, armed: 4 }),
         shadow: None,
     }

@@ -85,6 +85,7 @@ impl Driver for LoopDriver {
 
     fn plan(&self) -> Plan {
         Plan {
+            portal: false,
             queues: self.queues,
             max_entries: MAX_ENTRIES,
             submission_entry: size_of::<Entry>() as u32,

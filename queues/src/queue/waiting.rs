@@ -5,11 +5,11 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 
-use super::{Completed, Queue, Reaped};
+use super::{Completed, Queue};
 use crate::error::QueueError;
 use crate::fate::EndReason;
 use crate::protocol::{QueueProtocol, Tag};
-use crate::slots::{Settled, WakerWanted};
+use crate::slots::{Settled, SettledOther, WakerWanted};
 use crate::wait::{NextCompletion, Parked, SpinBudget};
 use crate::waiters::SlotWaiters;
 
@@ -85,37 +85,61 @@ impl<P: QueueProtocol, B> Queue<P, B> {
     ) -> Result<usize, QueueError> {
         let mut reaped = 0;
         while reaped < budget {
-            let Reaped { tag, outcome, settled } = match self.next(direct.is_none()) {
-                Ok(Some(next)) => next,
-                Ok(None) => break,
-                Err(violation) => return Err(self.violated(violation)),
+            let Some(completion) = self.completion.pop() else {
+                self.completion.missed().map_err(|violation| self.violated(violation))?;
+                break;
             };
+            if let Some(head) = P::submission_head(&completion)
+                && !self.submission.report_head(head)
+            {
+                return Err(self.violated(self.submission.impossible_head(head)));
+            }
+            let (tag, outcome) = (P::tag(&completion), P::outcome(&completion));
             reaped += 1;
             // Code of others (wakers, buffers' drop, the callback) runs after the queue's own work,
             // so that it finds the queue whole, and loses nothing if it panics.
-            match settled {
-                Settled::Kept(None) => {}
-                Settled::Kept(Some(waker)) => {
-                    if own != Some(tag) {
-                        waker.wake();
-                    }
-                }
+            match self.slots.complete(tag, outcome, direct.is_none()) {
+                Settled::Kept => {}
                 Settled::Direct(buffer) => {
                     self.slot_freed();
                     if let Some(direct) = &mut direct {
                         direct(Completed { tag, outcome, buffer });
                     }
                 }
-                Settled::Orphan(buffer) => {
-                    self.slot_freed();
-                    drop(buffer);
-                }
+                Settled::Other => self.complete_other(tag, outcome, own)?,
             }
         }
         if reaped == 0 && budget > 0 && !self.fate.is_alive() {
             return self.ended().map_or(Ok(0), Err);
         }
         Ok(reaped)
+    }
+
+    /// A completion whose task has parked, or that nobody waits for, or that the device should not
+    /// have posted.
+    #[cold]
+    fn complete_other(
+        &self,
+        tag: Tag,
+        outcome: P::Outcome,
+        own: Option<Tag>,
+    ) -> Result<(), QueueError> {
+        match self.slots.complete_other(tag, outcome) {
+            Ok(SettledOther::Kept(waker)) => {
+                if let Some(waker) = waker
+                    && own != Some(tag)
+                {
+                    waker.wake();
+                }
+                Ok(())
+            }
+            Ok(SettledOther::Orphan(buffer)) => {
+                self.slot_freed();
+                drop(buffer);
+                Ok(())
+            }
+            Err(violation) => Err(self.violated(violation)),
+        }
     }
 
     /// As [`look`](Self::look), around parking.

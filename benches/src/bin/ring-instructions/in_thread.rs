@@ -12,8 +12,8 @@ use std::task::{Context, Poll, Waker};
 
 use bytemuck::{Pod, Zeroable};
 use doorbell_queues::{
-    Cells, Doorbell, Fate, InFlight, Queue, QueueName, QueueParts, QueueProtocol, SharedMem,
-    SpinBudget, SpinOnly, Tag, Word, Word32,
+    Cells, Doorbell, EntryStores, Fate, InFlight, Queue, QueueName, QueueParts, QueueProtocol,
+    SharedMem, SpinBudget, SpinOnly, Tag, Word, Word32,
 };
 
 /// Entries of both rings, twice the slots, as a framework would choose.
@@ -107,7 +107,9 @@ impl Device {
 }
 
 /// The queue, to be borrowed by the futures of a [`Bench`].
-pub(crate) fn queue() -> Result<(Queue<Nvme, Buffer>, Side), Box<dyn std::error::Error>> {
+pub(crate) fn queue(
+    entry_stores: EntryStores,
+) -> Result<(Queue<Nvme, Buffer>, Side), Box<dyn std::error::Error>> {
     let sq = SharedMem::zeroed(ENTRIES as usize * size_of::<Entry>());
     let cq = SharedMem::zeroed(ENTRIES as usize * size_of::<Completion>());
     let bar = SharedMem::zeroed(128);
@@ -124,6 +126,7 @@ pub(crate) fn queue() -> Result<(Queue<Nvme, Buffer>, Side), Box<dyn std::error:
         name: QueueName { device: "bench".into(), queue: 1 },
         submission: sq,
         submission_entries: ENTRIES,
+        entry_stores,
         completion: cq,
         completion_entries: ENTRIES,
         slots: SLOTS,
@@ -173,15 +176,15 @@ pub(crate) enum Kind {
 pub(crate) struct Bench<'q> {
     queue: &'q Queue<Nvme, Buffer>,
     buffers: Vec<Buffer>,
-    futures: Vec<Option<InFlight<'q, Nvme, Buffer>>>,
+    depth: usize,
+    futures: Vec<InFlight<'q, Nvme, Buffer>>,
     failed: u64,
 }
 
 impl<'q> Bench<'q> {
     pub(crate) fn new(queue: &'q Queue<Nvme, Buffer>, depth: usize) -> Self {
         let buffers = (0..depth).map(|_| Box::default()).collect();
-        let futures = (0..depth).map(|_| None).collect();
-        Self { queue, buffers, futures, failed: 0 }
+        Self { queue, buffers, depth, futures: Vec::with_capacity(depth), failed: 0 }
     }
 
     /// One batch of a kind.
@@ -195,7 +198,7 @@ impl<'q> Bench<'q> {
     }
 
     fn depth(&self) -> usize {
-        self.futures.len()
+        self.depth
     }
 
     /// Commands that did not complete as they should; 0.
@@ -222,21 +225,21 @@ impl<'q> Bench<'q> {
 
     #[inline(never)]
     fn futures(&mut self, side: &mut Side) {
-        for place in &mut self.futures {
-            let Some(buffer) = self.buffers.pop() else { break };
+        while let Some(buffer) = self.buffers.pop() {
             side.lba += 8;
-            *place = self.queue.submit(buffer, read(side.lba)).ok();
+            match self.queue.submit(buffer, read(side.lba)) {
+                Ok(future) => self.futures.push(future),
+                Err(_) => self.failed += 1,
+            }
         }
         self.queue.flush();
         side.device.run();
         let mut cx = Context::from_waker(Waker::noop());
-        for place in &mut self.futures {
-            let Some(future) = place else { continue };
-            match Pin::new(future).poll(&mut cx) {
+        for mut future in self.futures.drain(..) {
+            match Pin::new(&mut future).poll(&mut cx) {
                 Poll::Ready(Ok((outcome, buffer))) => {
                     self.failed += u64::from(outcome);
                     self.buffers.push(buffer);
-                    *place = None;
                 }
                 Poll::Ready(Err(_)) | Poll::Pending => self.failed += 1,
             }

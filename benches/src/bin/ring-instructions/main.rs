@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 mod in_thread;
 
+use doorbell_queues::EntryStores;
 use in_thread::{Bench, Kind};
 
 /// Name, commands in flight, what a batch does.
@@ -53,7 +54,7 @@ static ALLOCATOR: Counting = Counting;
 
 /// Runs one case; returns the allocations after the first batches.
 fn run(depth: usize, kind: Kind, operations: u64) -> Result<u64, Failure> {
-    let (queue, mut side) = in_thread::queue()?;
+    let (queue, mut side) = in_thread::queue(EntryStores::Plain)?;
     let mut bench = Bench::new(&queue, depth);
     // Once around the rings, so that all of their memory was touched.
     for _ in 0..256 / depth {

@@ -76,6 +76,7 @@ impl Driver for NvmeDriver {
 
     fn plan(&self) -> Plan {
         Plan {
+            portal: false,
             queues: self.shared.controller().map_or(0, |controller| controller.queues),
             max_entries: self.shared.limits().cap.max_entries(),
             submission_entry: size_of::<Sqe>() as u32,

@@ -98,6 +98,7 @@ impl Driver for CopyEngine {
 
     fn plan(&self) -> Plan {
         Plan {
+            portal: false,
             queues: QUEUES - 1,
             max_entries: 1024,
             submission_entry: size_of::<Descriptor>() as u32,

@@ -28,7 +28,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use doorbell_queues::SharedMem;
+use doorbell_queues::{EntryStores, SharedMem};
 
 use super::registers::is_all_ones;
 use super::{
@@ -90,6 +90,7 @@ pub struct VfioBus {
     address: Address,
     wanted: open::Wanted,
     numbers: Numbers,
+    stores: EntryStores,
     /// Of its virtual functions; set when the first is opened.
     token: OnceLock<Token>,
 }
@@ -100,7 +101,7 @@ impl VfioBus {
     /// `dmabuf-memattr` are numbers of device features: those with which a kernel that has them revokes
     /// a dma-buf, and chooses how the CPU sees it. Without the first, slices cannot be revoked: no
     /// released kernel has these features, and the numbers under which they were proposed have changed,
-    /// so none is assumed.
+    /// so none is assumed. `stores` is `plain` or `non-temporal`: see [`Bus::entry_stores`].
     ///
     /// # Errors
     /// [`BusError::Open`] names the step that failed and says what to do; the device is then as it
@@ -111,15 +112,16 @@ impl VfioBus {
             let open::Problem { step, problem } = problem;
             BusError::Open { device: Arc::clone(&name), step, problem }
         };
-        let (numbers, options) = Numbers::of(options).map_err(failed)?;
+        let (stores, options) = open::stores(options).map_err(failed)?;
+        let (numbers, options) = Numbers::of(&options).map_err(failed)?;
         let wanted = open::wanted(&options).map_err(failed)?;
-        Self::open_by(address, wanted, numbers, None)
+        Self::open_by(address, wanted, (numbers, stores), None)
     }
 
     fn open_by(
         address: Address,
         wanted: open::Wanted,
-        numbers: Numbers,
+        (numbers, stores): (Numbers, EntryStores),
         token: Option<&Token>,
     ) -> Result<Self, BusError> {
         let name: Arc<str> = address.to_string().into();
@@ -183,6 +185,7 @@ impl VfioBus {
             address,
             wanted,
             numbers,
+            stores,
             token: OnceLock::new(),
         })
     }
@@ -363,13 +366,18 @@ impl Bus for VfioBus {
 
     fn open_virtual_function(&self, index: u16) -> Result<Arc<dyn Bus>, BusError> {
         let address = self.virtual_function(index)?;
-        let bus = Self::open_by(address, self.wanted, self.numbers, Some(self.token()?))?;
+        let bus =
+            Self::open_by(address, self.wanted, (self.numbers, self.stores), Some(self.token()?))?;
         Ok(Arc::new(bus))
     }
 
     fn wanted_back(&self) -> bool {
         // The kernel's removal of the device waits until nobody has it open.
         true
+    }
+
+    fn entry_stores(&self) -> EntryStores {
+        self.stores
     }
 
     fn kind(&self) -> &'static str {

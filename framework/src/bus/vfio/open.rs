@@ -7,6 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use doorbell_queues::EntryStores;
+
 use crate::pci::Address;
 use crate::pci::sysfs::{Function, Group, Roots, SysfsError, is_vfio, vfio_file};
 
@@ -34,6 +36,27 @@ pub(super) enum Wanted {
     Cdev,
 }
 
+/// The option `stores` of a device's name, `plain` (which it is without) or `non-temporal`, and the
+/// options that are left.
+pub(super) fn stores(
+    options: &[(String, String)],
+) -> Result<(EntryStores, Vec<(String, String)>), Problem> {
+    let mut stores = EntryStores::Plain;
+    let mut rest = Vec::new();
+    for (key, value) in options {
+        match (key.as_str(), value.as_str()) {
+            ("stores", "plain") => stores = EntryStores::Plain,
+            ("stores", "non-temporal") => stores = EntryStores::NonTemporal,
+            ("stores", other) => {
+                let why = format!("stores={other}: there are stores=plain and stores=non-temporal");
+                return Err(problem("reading its options", why));
+            }
+            _ => rest.push((key.clone(), value.clone())),
+        }
+    }
+    Ok((stores, rest))
+}
+
 /// Options of a device's name: `0000:01:00.0,bus=cdev`.
 pub(super) fn wanted(options: &[(String, String)]) -> Result<Wanted, Problem> {
     let step = "reading its options";
@@ -48,8 +71,8 @@ pub(super) fn wanted(options: &[(String, String)]) -> Result<Wanted, Problem> {
             }
             (other, _) => {
                 let why = format!(
-                    "there is no option '{other}'; a PCI device has bus, dmabuf-revoke and \
-                     dmabuf-memattr"
+                    "there is no option '{other}'; a PCI device has bus, stores, \
+                     dmabuf-revoke and dmabuf-memattr"
                 );
                 return Err(problem(step, why));
             }
@@ -216,6 +239,18 @@ mod tests {
         {
             assert!(options(&[(key, value)]).unwrap_err().problem.contains(part));
         }
+    }
+
+    #[test]
+    fn stores_are_plain_unless_the_operator_says_otherwise() {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let read = |options: &[(&str, &str)]| stores(&options.iter().map(own).collect::<Vec<_>>());
+        assert_eq!(read(&[]), Ok((EntryStores::Plain, vec![])));
+        assert_eq!(read(&[("stores", "plain")]), Ok((EntryStores::Plain, vec![])));
+        let left = vec![("bus".to_owned(), "cdev".to_owned())];
+        let read_both = read(&[("stores", "non-temporal"), ("bus", "cdev")]);
+        assert_eq!(read_both, Ok((EntryStores::NonTemporal, left)));
+        assert!(read(&[("stores", "fast")]).unwrap_err().problem.contains("stores=fast"));
     }
 
     #[test]
