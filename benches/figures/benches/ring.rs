@@ -8,10 +8,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-#[path = "../src/bin/ring-instructions/in_thread.rs"]
-mod in_thread;
-
-use in_thread::{Bench, Kind};
+use doorbell_figures::in_thread::{self, Bench, Kind, SLOTS};
 
 /// Operations per iteration, so that criterion's own cost per iteration does not show.
 const OPERATIONS: usize = 3200;
@@ -23,7 +20,7 @@ fn ring(criterion: &mut Criterion) {
         for (name, kind) in
             [("device", Kind::Device), ("direct", Kind::Direct), ("futures", Kind::Futures)]
         {
-            let (queue, mut side) = match in_thread::queue() {
+            let (queue, mut side) = match in_thread::queue(SLOTS) {
                 Ok(parts) => parts,
                 Err(error) => return eprintln!("ring: {error}"),
             };
