@@ -207,7 +207,8 @@ pub enum Kind {
 pub struct Bench<'q> {
     queue: &'q Queue<Nvme, Buffer>,
     buffers: Vec<Buffer>,
-    futures: Vec<Option<InFlight<'q, Nvme, Buffer>>>,
+    depth: usize,
+    futures: Vec<InFlight<'q, Nvme, Buffer>>,
     failed: u64,
 }
 
@@ -222,8 +223,7 @@ impl<'q> Bench<'q> {
     #[must_use]
     pub fn new(queue: &'q Queue<Nvme, Buffer>, depth: usize) -> Self {
         let buffers = (0..depth).map(|_| Box::default()).collect();
-        let futures = (0..depth).map(|_| None).collect();
-        Self { queue, buffers, futures, failed: 0 }
+        Self { queue, buffers, depth, futures: Vec::with_capacity(depth), failed: 0 }
     }
 
     /// One batch of a kind.
@@ -237,7 +237,7 @@ impl<'q> Bench<'q> {
     }
 
     fn depth(&self) -> usize {
-        self.futures.len()
+        self.depth
     }
 
     /// Commands that did not complete as they should; 0.
@@ -265,21 +265,21 @@ impl<'q> Bench<'q> {
 
     #[inline(never)]
     fn futures(&mut self, side: &mut Side) {
-        for place in &mut self.futures {
-            let Some(buffer) = self.buffers.pop() else { break };
+        while let Some(buffer) = self.buffers.pop() {
             side.lba += 8;
-            *place = self.queue.submit(buffer, read(side.lba)).ok();
+            match self.queue.submit(buffer, read(side.lba)) {
+                Ok(future) => self.futures.push(future),
+                Err(_) => self.failed += 1,
+            }
         }
         self.queue.flush();
         side.device.run(|_| ());
         let mut cx = Context::from_waker(Waker::noop());
-        for place in &mut self.futures {
-            let Some(future) = place else { continue };
-            match Pin::new(future).poll(&mut cx) {
+        for mut future in self.futures.drain(..) {
+            match Pin::new(&mut future).poll(&mut cx) {
                 Poll::Ready(Ok((outcome, buffer))) => {
                     self.failed += u64::from(outcome);
                     self.buffers.push(buffer);
-                    *place = None;
                 }
                 Poll::Ready(Err(_)) | Poll::Pending => self.failed += 1,
             }
