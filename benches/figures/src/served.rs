@@ -1,5 +1,5 @@
 //! The device's process: this same executable, started with a hidden first argument. It is the broker, or
-//! a device server behind one.
+//! a device server behind one. A program that uses this calls [`run_if_asked`] first of all in `main`.
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
@@ -23,7 +23,7 @@ const BROKER: &str = "round-trip-broker";
 const SERVER: &str = "round-trip-server";
 
 /// What is served: memory, so that a flush moves no data and waits for no disk.
-pub(crate) const DEVICE: &str = "soft:nvme,ram=64M";
+pub const DEVICE: &str = "soft:nvme,ram=64M";
 
 /// What either says once clients may connect.
 const READY: &str = "ready";
@@ -38,7 +38,7 @@ struct Started(Child);
 
 /// A running broker, and the device server behind it if there is one.
 #[derive(Debug)]
-pub(crate) struct Served {
+pub struct Served {
     broker: Started,
     socket: PathBuf,
     /// Ended after the broker.
@@ -76,23 +76,23 @@ impl Started {
 }
 
 impl Served {
-    /// Starts a broker on the device's core, whose device is in its own process, and waits until it
+    /// Starts a broker of `device` on the device's core, whose device is in its own process, and waits until it
     /// serves.
     ///
     /// # Errors
     /// If it does not start.
-    pub(crate) fn start(placement: Option<Placement>) -> Result<Self> {
+    pub fn start(device: &str, placement: Option<Placement>) -> Result<Self> {
         let folder = folder()?;
         let socket = folder.path().join("nvme0.sock");
-        let broker = Started::start(BROKER, DEVICE, &socket, placement)?;
+        let broker = Started::start(BROKER, device, &socket, placement)?;
         Ok(Self { broker, socket, _server: None, _folder: folder })
     }
 
-    /// The same with the same device in a device server, over vfio-user.
+    /// The same with [`DEVICE`] in a device server, over vfio-user.
     ///
     /// # Errors
     /// If either does not start.
-    pub(crate) fn behind_server(placement: Option<Placement>) -> Result<Self> {
+    pub fn behind_server(placement: Option<Placement>) -> Result<Self> {
         let folder = folder()?;
         let [socket, behind] = ["nvme1.sock", "server.sock"].map(|name| folder.path().join(name));
         let server = Started::start(SERVER, DEVICE, &behind, placement)?;
@@ -102,7 +102,8 @@ impl Served {
     }
 
     /// Where to connect.
-    pub(crate) fn socket(&self) -> &Path {
+    #[must_use]
+    pub fn socket(&self) -> &Path {
         &self.socket
     }
 
@@ -110,7 +111,7 @@ impl Served {
     ///
     /// # Errors
     /// If it does not end, or not well.
-    pub(crate) fn stop(mut self) -> Result<()> {
+    pub fn stop(mut self) -> Result<()> {
         kill_process(Pid::from_child(&self.broker.0), Signal::TERM).context("ending the broker")?;
         let begin = Instant::now();
         while begin.elapsed() < PATIENCE {
@@ -142,7 +143,8 @@ fn folder() -> Result<TempDir> {
 }
 
 /// Becomes the broker or the device server if this process was started as one: `Some` with its outcome.
-pub(crate) fn run_if_asked(arguments: &[String]) -> Option<Result<()>> {
+#[must_use]
+pub fn run_if_asked(arguments: &[String]) -> Option<Result<()>> {
     match arguments {
         [word, device, socket, core] if word == BROKER => {
             Some(prepare(core).and_then(|()| run_broker(device, Path::new(socket))))

@@ -2,7 +2,7 @@
 //! client and a broker of their own processes, the same with the device in a device server (bus
 //! `vfio-user`), and submit plus complete in one thread.
 //!
-//! `cargo bench -p doorbell-bench --bench round_trip`, with `-- --json` for one JSON object instead
+//! `cargo bench -p doorbell-figures --bench round_trip`, with `-- --json` for one JSON object instead
 //! of the table. It takes half a minute. Floors and figures take turns, so that what else the
 //! machine does falls on both. Nothing is asserted about time: the last column is what is aimed at,
 //! on a quiet machine with two cores.
@@ -17,11 +17,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use doorbell_bench::floors::peer;
 use doorbell_bench::{Placement, cores};
+use doorbell_figures::served;
 
-#[path = "round_trip/broker.rs"]
-mod broker;
-#[path = "../src/bin/ring-instructions/in_thread.rs"]
-mod in_thread;
 #[path = "round_trip/measure.rs"]
 mod measure;
 #[path = "round_trip/table.rs"]
@@ -60,8 +57,8 @@ fn run(arguments: &[String]) -> Result<()> {
         return Ok(());
     }
     let placement = Placement::choose()?;
-    let served = broker::Served::start(placement)?;
-    let behind_server = broker::Served::behind_server(placement)?;
+    let served = served::Served::start(served::DEVICE, placement)?;
+    let behind_server = served::Served::behind_server(placement)?;
     if let Some(cores) = placement {
         // Before the client's thread is started: it stays here as well.
         cores::pin_to(cores.client)?;
@@ -84,7 +81,7 @@ fn run(arguments: &[String]) -> Result<()> {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = peer::run_if_asked()
-        .or_else(|| broker::run_if_asked(&arguments))
+        .or_else(|| served::run_if_asked(&arguments))
         .unwrap_or_else(|| run(&arguments));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,10 +6,11 @@ use anyhow::{Context, Result};
 use doorbell_bench::report::terminal::WIDTH;
 use doorbell_bench::report::units::{count, time, times};
 use doorbell_bench::{Floor, Placement, Series};
+use doorbell_figures::nvme::DEPTH;
+use doorbell_figures::served::DEVICE;
 use serde::Serialize;
 
-use crate::broker::DEVICE;
-use crate::measure::{DEPTH, Measured, Served};
+use crate::measure::{Measured, Served};
 
 /// What is aimed at.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
