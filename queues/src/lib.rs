@@ -106,6 +106,7 @@ pub mod slots;
 mod testing;
 pub mod wait;
 mod waiters;
+pub mod wakes;
 
 pub use doorbell::{Doorbell, Kick, Wake};
 pub use error::{BadGeometry, Lost, QueueError, RejectReason, Rejected, Violation};
@@ -115,3 +116,4 @@ pub use mem::{Cells, OutOfBounds, SharedMem, Word, Word32};
 pub use protocol::{QueueName, QueueProtocol, Tag};
 pub use queue::{Completed, Queue, QueueParts, SlotFree};
 pub use wait::{Interrupt, NextCompletion, Parked, SpinBudget, SpinOnly, WaitError};
+pub use wakes::WakeSet;

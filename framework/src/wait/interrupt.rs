@@ -14,6 +14,7 @@ use tokio::runtime;
 
 use super::hub::Hub;
 use super::line::Line;
+use crate::poll::Seat;
 
 /// The line's descriptor, for a runtime's reactor.
 struct Source(Arc<Line>);
@@ -39,6 +40,8 @@ pub struct QueueInterrupt {
     /// Locked by who parks only.
     registered: Mutex<Option<Registered>>,
     hub: OnceLock<Arc<Hub>>,
+    /// Where it is used on a poller.
+    seat: Seat,
 }
 
 impl fmt::Debug for QueueInterrupt {
@@ -52,7 +55,7 @@ impl QueueInterrupt {
     pub(crate) fn new(line: Arc<Line>, armed: Option<Word32>, hub: Option<Arc<Hub>>) -> Self {
         let everyone = Waker::from(Arc::clone(&line));
         let hub = hub.map_or_else(OnceLock::new, OnceLock::from);
-        Self { line, everyone, armed, registered: Mutex::new(None), hub }
+        Self { line, everyone, armed, registered: Mutex::new(None), hub, seat: Seat::default() }
     }
 
     fn registered(&self) -> MutexGuard<'_, Option<Registered>> {
@@ -121,13 +124,19 @@ fn broken(error: std::io::Error) -> WaitError {
 }
 
 impl Interrupt for QueueInterrupt {
-    fn arm(&self, _next: &NextCompletion<'_>) {
+    fn arm(&self, next: &NextCompletion<'_>) {
+        if self.seat.arm(&self.line, self.armed.as_ref(), next) {
+            return;
+        }
         if let Some(armed) = &self.armed {
             arm_word(armed);
         }
     }
 
     fn poll_fired(&self, cx: &mut Context<'_>, parked: &mut Parked) -> Poll<Result<(), WaitError>> {
+        if let Some(polled) = self.seat.park(&self.line, cx, parked) {
+            return polled;
+        }
         // Registered before anything is looked at: whoever fires or ends the queue after the look
         // finds the task.
         self.line.park(parked, cx.waker());
