@@ -5,13 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use doorbell_queues::{
-    Doorbell, Fate, Queue, QueueName, QueueParts, QueueProtocol, SharedMem, Word32,
+    Doorbell, Fate, Queue, QueueName, QueueParts, QueueProtocol, SharedMem, SpinBudget, Word32,
 };
 
 use super::handle::QueueHandle;
 use super::{ClientError, Inner, QueueSpec};
 use crate::bus::{MappedSignals, SignalWords, Signals};
 use crate::dma::{DmaShared, Watch, map_revocable};
+use crate::poll;
 use crate::tier::Tier;
 use crate::wait::line::{Limits, Line};
 use crate::wait::{Eventfd, QueueInterrupt};
@@ -232,7 +233,7 @@ impl<P: QueueProtocol> Claimed<P> {
         };
         let fate = Arc::clone(&self.line.fate);
         let hub = Arc::clone(&self.lease.inner.link.hub);
-        let parts = QueueParts {
+        let mut parts = QueueParts {
             name: QueueName {
                 device: self.lease.inner.device.name.as_str().into(),
                 queue: self.grant.queue,
@@ -248,6 +249,11 @@ impl<P: QueueProtocol> Claimed<P> {
             fate,
             spin: self.spec.spin,
         };
+        if let Some(poller) = poll::current() {
+            // It looks on behalf of all its queues; one that spins would keep it from the others.
+            parts.spin = SpinBudget::adaptive(0);
+            self.lease.inner.link.polled_by(self.grant.queue, &poller);
+        }
         let fate = Arc::clone(&parts.fate);
         let queue = Queue::new(parts)?;
         Ok(QueueHandle::new(queue, fate, self.lease, self.grant.tier))

@@ -5,7 +5,7 @@
 //! executor, and dropped at any point: what an answer then brings is given back to the broker.
 
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -53,6 +53,8 @@ pub(crate) struct State {
     down: Option<Arc<str>>,
     /// Set when the last handle is gone.
     pub(crate) closing: bool,
+    /// Pollers that the broker was told of.
+    pub(super) pollers: HashSet<u64>,
 }
 
 /// The connection.
@@ -82,6 +84,7 @@ impl Link {
             ended_early: HashMap::new(),
             down: None,
             closing: false,
+            pollers: HashSet::new(),
         };
         Self { socket, name, hub, limit, state: Mutex::new(state) }
     }
@@ -118,7 +121,7 @@ impl Link {
         }
     }
 
-    fn enqueue(
+    pub(super) fn enqueue(
         &self,
         request: &Request,
         fds: Vec<OwnedFd>,

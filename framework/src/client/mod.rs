@@ -39,6 +39,7 @@ mod claim;
 mod error;
 mod handle;
 mod link;
+mod polled;
 mod reactor;
 mod spec;
 

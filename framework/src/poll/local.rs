@@ -207,6 +207,16 @@ pub(crate) fn origin() -> Option<CpuSet> {
     with(|here| here.origin.borrow().clone()).flatten()
 }
 
+/// For a thread that was started from a poller's, with the [`origin`] of that: it inherits the poller's
+/// core, and would wait there for a thread that does not sleep.
+pub(crate) fn leave_core(origin: Option<CpuSet>) {
+    if let Some(cpus) = origin
+        && let Err(error) = crate::topology::keep_thread_on(&cpus)
+    {
+        tracing::warn!(%error, "a thread stays on a poller's core");
+    }
+}
+
 /// Runs a future as a task of this poller's thread, beside the task that calls this. It need not be
 /// `Send`: tasks of one poller may share a queue by `Rc`.
 ///

@@ -65,6 +65,6 @@ pub use registry::{Pollers, PollersBuilder};
 pub use shared::MAX_QUEUES;
 pub use task::{MAX_TASKS, TaskError, TaskHandle};
 
-pub(crate) use local::{current, origin};
+pub(crate) use local::{current, leave_core, origin};
 pub(crate) use seat::Seat;
 pub(crate) use shared::Shared;

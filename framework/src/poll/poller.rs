@@ -53,7 +53,7 @@ pub enum PollError {
 }
 
 /// Where a poller runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement {
     /// The processor that it is pinned to; `None` if that was not possible.
     pub cpu: Option<u32>,

@@ -1,6 +1,7 @@
 //! [`Shared`]: what a poller's thread and all others have in common.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::task::Wake;
@@ -14,6 +15,7 @@ use super::task::{Arrival, MAX_TASKS};
 use crate::deadline::Deadline;
 use crate::dma::DmaError;
 use crate::wait::Eventfd;
+use crate::wire::PollerAbout;
 
 /// The number in the [`WakeSet`] that says that the inbox has something, or that the end is near.
 pub(super) const INBOX: usize = 0;
@@ -129,6 +131,14 @@ impl Shared {
     /// Poller's thread, at its end: what is still there. Nothing more is taken.
     pub(super) fn close_inbox(&self) -> Option<VecDeque<Arrival>> {
         lock(&self.inbox).take()
+    }
+
+    /// What a broker is told: the poller's number, what it is, and a descriptor of its counters.
+    pub(crate) fn report(&self) -> std::io::Result<(PollerAbout, OwnedFd)> {
+        let placement = self.placement.get().cloned().unwrap_or_default();
+        let Placement { cpu, node, memory, trouble } = placement;
+        let name = self.name.to_string();
+        Ok((PollerAbout { name, cpu, node, memory, trouble }, self.page.descriptor()?))
     }
 
     /// Asks the thread to end.

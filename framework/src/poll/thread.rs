@@ -163,10 +163,12 @@ impl<'a> Turning<'a> {
                 }
             }
             FIRST_TASK..FIRST_LINE => here.ready.borrow_mut().push((number - FIRST_TASK) as u32),
-            _ => {
-                let ready = &mut *here.ready.borrow_mut();
-                let gone = here.lines.borrow_mut().attend(number - FIRST_LINE, ready, due);
-                // Dropped here, after the borrows of the statement above.
+            line => {
+                let gone = {
+                    let ready = &mut *here.ready.borrow_mut();
+                    here.lines.borrow_mut().attend(line - FIRST_LINE, ready, due)
+                };
+                // Nothing is borrowed any more.
                 drop(gone);
             }
         });

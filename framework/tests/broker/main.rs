@@ -11,5 +11,6 @@ mod executors;
 mod hostile;
 mod lifecycle;
 mod limits;
+mod pollers;
 mod strange;
 mod timeouts;

@@ -90,7 +90,7 @@ impl Unit {
             let tier = rights.required_tier;
             holder
                 .queues
-                .insert(queue, Queue { entries: wanted.entries, tier, vector: None, state });
+                .insert(queue, Queue { entries: wanted.entries, tier, vector: None, poller: None, state });
         }
         let at_least = wanted.at_least.max(rights.required_tier);
         Ok(Reserved { queue, partition, memory, at_least, resets })
