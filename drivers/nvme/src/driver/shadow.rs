@@ -9,10 +9,10 @@
 //! so a controller offers either isolated doorbells or shadow doorbells.)
 //!
 //! The pages stay the same for as long as the device is open, also over a reset. A client whose queue
-//! was taken away keeps its mapping of them, like that of a doorbell page that cannot be revoked; what it
-//! stores for a queue that is gone reaches nobody, and once the queue's id is another client's it can do
-//! what `Cooperative` says: ring for it too early or too late, never make the controller leave that
-//! client's ring.
+//! was taken away keeps its mapping of them, for memory cannot be revoked. What it stores for a queue that
+//! is gone reaches nobody. Once the queue's id is another client's, it can do to that one what a
+//! neighbour can: have old entries of its ring executed again, or keep its rings from being seen. The
+//! controller checks every value, so it never leaves that client's ring.
 //!
 //! The admin queue keeps its registers.
 
