@@ -55,9 +55,11 @@ fn figure(text: &str, plot: &str) -> String {
 
 /// A table from its headings and its rows, which are markup already.
 fn table(label: &str, heads: &[&str], rows: &str) -> String {
+    // The last column is what a reader looks for, if it is a judgement.
+    let plain = if matches!(heads.last(), Some(&"ratio" | &"")) { "" } else { " plain" };
     let heads: String = heads.iter().map(|head| format!("<th scope=\"col\">{head}</th>")).collect();
     format!(
-        "<div class=\"scroll wide\"><table aria-label=\"{label}\">\n<thead><tr><td></td>{heads}</tr>\
+        "<div class=\"scroll wide{plain}\"><table aria-label=\"{label}\">\n<thead><tr><td></td>{heads}</tr>\
          </thead>\n{rows}</table></div>\n"
     )
 }
