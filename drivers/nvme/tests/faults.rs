@@ -11,6 +11,7 @@ mod common;
 
 use common::{Rig, SHORT, everywhere, pattern};
 use doorbell::client::{Client, QueueSpec};
+use doorbell::wire::RevokeTarget;
 use doorbell_nvme::spec::Status;
 use doorbell_nvme::{Io, Lba, Nvme, NvmeError};
 use doorbell_queues::{EndReason, QueueError, Violation};
@@ -223,5 +224,27 @@ fn registers_that_read_all_ones_are_no_registers() {
         // The reset of the whole function brought it back.
         works_again(&client).await;
         assert_eq!(client.dma().stats().in_use, 0);
+    });
+}
+
+#[test]
+fn a_command_that_a_deletion_aborts_says_why_its_queue_was_deleted() {
+    everywhere(async || {
+        // In one command, and in two.
+        for blocks in [1, 32] {
+            // The third command is never completed by itself.
+            let rig = Rig::new("ram=1M,mdts=1,fault=timeout@3");
+            let nvme = rig.nvme().await;
+            let ns = nvme.namespace(1).unwrap();
+            ns.write(Lba(0), pattern(&nvme, 512, 0)).await.unwrap();
+            ns.write(Lba(0), pattern(&nvme, 512, 0)).await.unwrap();
+            let read = ns.read(Lba(0), pattern(&nvme, blocks * 512, 0));
+            nvme.flush();
+            let target = RevokeTarget::Queue(nvme.queue().id());
+            rig.client().await.revoke(target).await.unwrap();
+            let failed = read.await.unwrap_err();
+            assert_eq!(ended(&failed.error), EndReason::Revoked);
+            assert!(failed.buffer.is_some(), "the device is done with it");
+        }
     });
 }

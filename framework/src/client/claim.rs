@@ -46,6 +46,7 @@ pub struct Claimed<P> {
     grant: Grant,
     spec: QueueSpec,
     line: Arc<Line>,
+    lost: Arc<AtomicBool>,
     armed: Option<Word32>,
     submission_doorbell: Doorbell,
     completion_doorbell: Doorbell,
@@ -187,13 +188,14 @@ impl<P: QueueProtocol> Claimed<P> {
         let commands = spec.depth as u16;
         let line = Line::new(Eventfd::from(interrupt), fate, Some(limits), commands);
         let line = Arc::new(line);
-        lease.inner.link.register(queue, &line, lost);
+        lease.inner.link.register(queue, &line, Arc::clone(&lost));
         Ok(Self {
             protocol: PhantomData,
             lease,
             grant,
             spec,
             line,
+            lost,
             armed,
             submission_doorbell,
             completion_doorbell,
@@ -257,7 +259,7 @@ impl<P: QueueProtocol> Claimed<P> {
             slots: self.spec.depth as u16,
             submission_doorbell: self.submission_doorbell,
             completion_doorbell: self.completion_doorbell,
-            interrupt: Box::new(QueueInterrupt::new(self.line, self.armed, Some(hub))),
+            interrupt: Box::new(QueueInterrupt::new(Arc::clone(&self.line), self.armed, Some(hub))),
             fate,
             spin: self.spec.spin,
         };
@@ -266,9 +268,8 @@ impl<P: QueueProtocol> Claimed<P> {
             parts.spin = SpinBudget::adaptive(0);
             self.lease.inner.link.polled_by(self.grant.queue, &poller);
         }
-        let fate = Arc::clone(&parts.fate);
         let queue = Queue::new(parts)?;
-        Ok(QueueHandle::new(queue, fate, self.lease, self.grant.tier))
+        Ok(QueueHandle::new(queue, self.line, self.lost, self.lease, self.grant.tier))
     }
 }
 

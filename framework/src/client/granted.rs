@@ -12,6 +12,8 @@
 //! broker says, or with the connection; and if neither is heard of for [`SETTLE`], or for a command's time
 //! limit if that is shorter, with `EndReason::DoorbellLost`. Whichever it is, it is the first that anyone
 //! is told and the last.
+//!
+//! The same is done for a device that says itself that the queue was deleted ([`super::Ending`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,15 +30,17 @@ pub(super) const SETTLE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Granted {
     line: Arc<Line>,
-    /// Set by the guard of the doorbells' mapping.
+    /// Set by the guard of the doorbells' mapping, or by an [`Ending`](super::Ending).
     lost: Arc<AtomicBool>,
     /// Until when the reason is awaited; set when `lost` is first seen.
     until: Option<Instant>,
+    /// `until` has passed.
+    settled: bool,
 }
 
 impl Granted {
     pub(super) fn new(line: Arc<Line>, lost: Arc<AtomicBool>) -> Self {
-        Self { line, lost, until: None }
+        Self { line, lost, until: None, settled: false }
     }
 
     /// Who is told of its end.
@@ -44,13 +48,16 @@ impl Granted {
         Arc::clone(&self.line)
     }
 
-    /// Until when the reason of its end is awaited; `None` if its doorbells are there, or it has ended.
+    /// Until when the reason of its end is awaited; `None` if its doorbells are there. When the time has
+    /// come this is said once, of a queue that has ended too: it may have ended without the thread.
     pub(super) fn awaits_word(&mut self, now: Instant) -> Option<Instant> {
         // Acquire: pairs with the guard's release.
-        if !self.lost.load(Ordering::Acquire) || self.line.fate.ended().is_some() {
+        if self.settled || !self.lost.load(Ordering::Acquire) {
             return None;
         }
         let patience = self.line.time_limit().map_or(SETTLE, |limit| limit.min(SETTLE));
-        Some(*self.until.get_or_insert(now + patience))
+        let until = *self.until.get_or_insert(now + patience);
+        self.settled = until <= now;
+        Some(until)
     }
 }

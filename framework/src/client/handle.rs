@@ -1,14 +1,20 @@
 //! [`QueueHandle`]: a queue that a client uses, until it gives it back.
 
+use std::fmt;
+use std::future::Future;
 use std::ops::Deref;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 
-use doorbell_queues::{Fate, Queue, QueueProtocol};
+use doorbell_queues::{Parked, Queue, QueueError, QueueProtocol};
 
 use super::claim::{Lease, Rings};
 use super::link::Keep;
 use super::{Client, ClientError};
 use crate::tier::Tier;
+use crate::wait::line::Line;
 use crate::wire::{Refusal, Reply, Request};
 
 /// A queue of this client's own. It derefs to [`Queue`].
@@ -19,7 +25,9 @@ use crate::wire::{Refusal, Reply, Request};
 #[derive(Debug)]
 pub struct QueueHandle<P: QueueProtocol, B: Send + 'static> {
     queue: Option<Queue<P, B>>,
-    fate: Arc<Fate>,
+    line: Arc<Line>,
+    /// The device has the queue no more, or its doorbells reach nobody: see `granted.rs`.
+    gone: Arc<AtomicBool>,
     lease: Lease,
     tier: Tier,
 }
@@ -31,8 +39,23 @@ struct Kept<B> {
 }
 
 impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
-    pub(super) fn new(queue: Queue<P, B>, fate: Arc<Fate>, lease: Lease, tier: Tier) -> Self {
-        Self { queue: Some(queue), fate, lease, tier }
+    pub(super) fn new(
+        queue: Queue<P, B>,
+        line: Arc<Line>,
+        gone: Arc<AtomicBool>,
+        lease: Lease,
+        tier: Tier,
+    ) -> Self {
+        Self { queue: Some(queue), line, gone, lease, tier }
+    }
+
+    /// Waits for the end of a queue that the device says it has no more, where its protocol can say so:
+    /// who had it deleted tells why, but maybe later than the device. Where nobody does for five seconds,
+    /// or for a command's time limit if that is shorter, the queue ends with
+    /// [`EndReason::DoorbellLost`](doorbell_queues::EndReason::DoorbellLost). The queue's end is thus
+    /// certain from the first poll on.
+    pub fn ending(&self) -> Ending<'_, P, B> {
+        Ending { handle: self, parked: Parked { tag: None, since: None } }
     }
 
     /// The isolation that the queue really has.
@@ -58,7 +81,7 @@ impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
     fn give_up(&mut self) -> Option<Option<Keep>> {
         let queue = self.queue.take()?;
         let kept = Kept { _buffers: queue.give_up(), _rings: self.lease.take() };
-        Some(if self.fate.quiesced() { None } else { Some(Box::new(kept)) })
+        Some(if self.line.fate.quiesced() { None } else { Some(Box::new(kept)) })
     }
 
     /// Gives the queue back and waits until the device is done with it. Commands still in flight
@@ -72,7 +95,7 @@ impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
         let request = Request::ReleaseQueue { queue: self.lease.queue };
         let answer = match inner.link.call(&request, Vec::new(), keep, inner.link.limit).await {
             // There is nobody to give it back to, and nothing to wait for.
-            Err(ClientError::BrokerGone { .. }) if self.fate.quiesced() => return Ok(()),
+            Err(ClientError::BrokerGone { .. }) if self.line.fate.quiesced() => return Ok(()),
             answer => answer?,
         };
         match answer {
@@ -87,6 +110,38 @@ impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
             }
             (other, ..) => Err(inner.unexpected(&request, &other)),
         }
+    }
+}
+
+/// The wait for a queue's end: [`QueueHandle::ending`].
+#[must_use = "it waits only while it is polled"]
+pub struct Ending<'q, P: QueueProtocol, B: Send + 'static> {
+    handle: &'q QueueHandle<P, B>,
+    parked: Parked,
+}
+
+impl<P: QueueProtocol, B: Send + 'static> fmt::Debug for Ending<'_, P, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ending").field("queue", self.handle.name()).finish_non_exhaustive()
+    }
+}
+
+impl<P: QueueProtocol, B: Send + 'static> Future for Ending<'_, P, B> {
+    type Output = QueueError;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<QueueError> {
+        let handle = self.handle;
+        // Before the look: whoever ends the queue after it finds the task. No event is awaited.
+        handle.line.park(&mut self.parked, cx.waker(), false);
+        if let Some(error) = handle.ended() {
+            handle.line.unpark(&self.parked, cx.waker());
+            return Poll::Ready(error);
+        }
+        // Release: pairs with the acquire of the client's thread.
+        if !handle.gone.swap(true, Ordering::Release) {
+            handle.lease.inner.link.hub.nudge();
+        }
+        Poll::Pending
     }
 }
 

@@ -308,7 +308,9 @@ impl Link {
             }
         }
         for line in untold {
-            tracing::warn!(socket = %self.name, "doorbells were lost, and the broker does not say why");
+            if line.fate.ended().is_none() {
+                tracing::warn!(socket = %self.name, "a queue is gone, and the broker does not say why");
+            }
             line.end(EndReason::DoorbellLost, false);
         }
         next

@@ -195,6 +195,11 @@ impl NvmeError {
         self.status().is_some_and(|status| status.is(Status::COMPARE_FAILURE))
     }
 
+    /// True if the device has aborted the command because its queue was deleted.
+    pub(super) fn is_deletion(&self) -> bool {
+        self.status().is_some_and(|status| status.is(Status::ABORTED_SQ_DELETION))
+    }
+
     /// Why the queue is of no use, if that is so.
     #[must_use]
     pub fn queue(&self) -> Option<&QueueError> {

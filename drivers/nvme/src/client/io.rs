@@ -9,6 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use doorbell::client::Ending;
 use doorbell::dma::{DmaBox, DmaShared};
 use doorbell_queues::{RejectReason, Rejected, SlotFree};
 
@@ -34,6 +35,8 @@ enum State<'n> {
     Many(Window<'n>),
     /// As `Many`, and it waits for a slot.
     ManyWaiting { slot: FreeSlot<'n>, stalled: Stalled },
+    /// The device has deleted the queue, says the status of a command: it ends, and the reason comes.
+    Deleted { ending: Ending<'n, NvmeProtocol, Payload>, buffer: Option<DmaBox<[u8]>> },
     /// The output was given out.
     Over,
 }
@@ -108,9 +111,21 @@ impl<'n> Transfer<'n> {
                 let (error, payload) =
                     self.request.failed(self.nvme, tag, self.request.lba, failed);
                 let buffer = payload.and_then(Payload::into_buffer);
-                Err(Box::new(IoError { error, buffer }))
+                return self.failed(IoError { error, buffer }, cx);
             }
         })
+    }
+
+    /// Only a broker deletes queues, and it says why; its word may come after the statuses of the
+    /// commands that the deletion has aborted.
+    #[cold]
+    fn failed(&mut self, failed: IoError, cx: &mut Context<'_>) -> Poll<Output> {
+        if !failed.error.is_deletion() {
+            return Poll::Ready(Err(Box::new(failed)));
+        }
+        let ending = self.nvme.queue().ending();
+        self.state = State::Deleted { ending, buffer: failed.buffer };
+        self.poll_slowly(cx)
     }
 
     /// Everything but a single command in flight.
@@ -122,7 +137,10 @@ impl<'n> Transfer<'n> {
                     let progress = ready!(window.poll(self.nvme, &self.request, cx));
                     let State::Many(window) = self.take() else { continue };
                     match progress {
-                        Progress::Over => return Poll::Ready(window.finish()),
+                        Progress::Over => match window.finish() {
+                            Err(failed) => return self.failed(*failed, cx),
+                            done => return Poll::Ready(done),
+                        },
                         Progress::NoSlot => {
                             let slot = self.nvme.queue().slot_free();
                             self.state = State::ManyWaiting { slot, stalled: window.stall() };
@@ -145,6 +163,11 @@ impl<'n> Transfer<'n> {
                         Ok(()) => self.place(payload),
                         Err(error) => self.state = Self::lost(error.into(), payload),
                     }
+                }
+                State::Deleted { ending, .. } => {
+                    let error = ready!(Pin::new(ending).poll(cx)).into();
+                    let State::Deleted { buffer, .. } = self.take() else { continue };
+                    return Poll::Ready(Err(Box::new(IoError { error, buffer })));
                 }
                 State::One(_) => return self.poll(cx),
                 State::Refused(_) | State::Over => {
@@ -179,6 +202,7 @@ impl fmt::Debug for Transfer<'_> {
             State::Waiting { .. } => "waiting for a slot",
             State::One(_) => "one command",
             State::Many(_) | State::ManyWaiting { .. } => "several commands",
+            State::Deleted { .. } => "its queue is deleted",
             State::Over => "over",
         };
         f.debug_struct("Transfer")

@@ -232,6 +232,10 @@ impl Nvme {
     /// Takes up to `budget` completions: those of `post_read` and its kin go to `each`, those of
     /// futures to their tasks. Returns how many there were.
     ///
+    /// When a queue is deleted (revoked, or a command timed out), commands in flight may complete with
+    /// the status `ABORTED_SQ_DELETION` before the end of the queue is known: a later `reap` tells the
+    /// reason. Futures wait for it themselves.
+    ///
     /// # Errors
     /// [`QueueError`] if the queue has ended, or the device broke the protocol.
     #[inline]

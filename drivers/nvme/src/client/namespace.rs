@@ -266,7 +266,13 @@ impl<'n> Namespace<'n> {
         let tag = command.tag();
         match command.await {
             Ok((outcome, _)) if outcome.status.is_success() => Ok(()),
-            failed => Err(request.failed(self.nvme, tag, Lba(0), failed).0),
+            failed => {
+                let (error, _) = request.failed(self.nvme, tag, Lba(0), failed);
+                if error.is_deletion() {
+                    return Err(self.nvme.queue().ending().await.into());
+                }
+                Err(error)
+            }
         }
     }
 
