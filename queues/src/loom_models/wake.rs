@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use loom::sync::{Arc, Mutex};
 use loom::thread;
 
 use super::{Event, LoomWord};
@@ -143,4 +144,103 @@ fn a_host_that_parks_again_and_again_sees_every_completion() {
         }
         device.join().unwrap();
     });
+}
+
+/// A line as a framework makes it: the event, and whoever is parked. Everything else (which
+/// reactor looks at the event) only decides who calls [`Line::report`].
+#[derive(Clone)]
+struct Line {
+    armed: LoomWord,
+    event: LoomWord,
+    parked: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Line {
+    fn new() -> Self {
+        let (armed, event) = (LoomWord::new(), LoomWord::new());
+        Self { armed, event, parked: Arc::new(Mutex::new(Vec::new())) }
+    }
+
+    /// Device: a completion is there.
+    fn complete(&self, completion: &LoomWord) {
+        completion.store(1, Ordering::Release);
+        if must_signal(&self.armed) {
+            self.event.store(1, Ordering::Release);
+            self.report();
+        }
+    }
+
+    /// Reactor: the event was signalled, so everyone who is parked is woken. It stays until a task
+    /// takes it.
+    fn report(&self) {
+        let parked = std::mem::take(&mut *self.parked.lock().unwrap());
+        parked.iter().for_each(Event::signal);
+    }
+
+    /// A task: arms, looks, registers, takes the event, parks; until its completion is there.
+    /// `tell` says whether who takes the event wakes the others, for it took the arming with it.
+    fn wait(&self, completion: &LoomWord, tell: bool) {
+        let waker = Event::new();
+        loop {
+            arm_word(&self.armed);
+            if completion.load(Ordering::Acquire) != 0 {
+                return;
+            }
+            self.parked.lock().unwrap().push(waker.clone());
+            if self.event.swap(0, Ordering::Acquire) != 0 {
+                if tell {
+                    self.report();
+                }
+                continue;
+            }
+            waker.wait();
+        }
+    }
+}
+
+/// The whole sequence of a park, with the waker's registration: one task, one completion.
+#[test]
+fn a_task_that_parks_with_its_waker_is_woken() {
+    loom::model(|| {
+        let (line, completion) = (Line::new(), LoomWord::new());
+        let device = {
+            let (line, completion) = (line.clone(), completion.clone());
+            thread::spawn(move || line.complete(&completion))
+        };
+        line.wait(&completion, true);
+        device.join().unwrap();
+    });
+}
+
+/// Two tasks in two runtimes on one line; the device completes for one, then for the other.
+fn two_tasks(tell: bool) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(move || {
+        let line = Line::new();
+        let completions = [LoomWord::new(), LoomWord::new()];
+        let other = {
+            let (line, completion) = (line.clone(), completions[1].clone());
+            thread::spawn(move || line.wait(&completion, tell))
+        };
+        let device = {
+            let (line, completions) = (line.clone(), completions.clone());
+            thread::spawn(move || completions.iter().for_each(|one| line.complete(one)))
+        };
+        line.wait(&completions[0], tell);
+        device.join().unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn tasks_of_two_runtimes_on_one_line_are_both_woken() {
+    two_tasks(true);
+}
+
+/// The first takes the event, and with it what the second armed, and tells nobody.
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_task_that_takes_the_event_for_itself_alone_leaves_the_other_asleep() {
+    two_tasks(false);
 }
