@@ -178,24 +178,41 @@ impl Line {
     }
 
     /// A task: arms, looks, registers, takes the event or goes to sleep: until its completion is
-    /// there, or else with the waker that must be called. `tell` says whether who takes the event
-    /// wakes the others, for it took the arming with it.
-    fn wait(&self, completion: &LoomWord, tell: bool) -> Option<Event> {
+    /// there, or else with the waker that must be called.
+    fn wait(&self, completion: &LoomWord, how: How) -> Option<Event> {
         let waker = Event::new();
+        let register = || self.parked.lock().unwrap().push(waker.clone());
         loop {
+            if how != How::RegisteredAfterTheLook {
+                register();
+            }
             arm_word(&self.armed);
             if completion.load(Ordering::Acquire) != 0 {
                 return None;
             }
-            self.parked.lock().unwrap().push(waker.clone());
+            if how == How::RegisteredAfterTheLook {
+                register();
+            }
             if self.event.swap(0, Ordering::Acquire) == 0 {
                 return Some(waker);
             }
-            if tell {
+            if how != How::ForItselfAlone {
                 self.report();
             }
         }
     }
+}
+
+/// How tasks of several threads park.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// Registers, arms, looks, sleeps; and who takes the event wakes the others, for it took the
+    /// arming with it.
+    Right,
+    /// Tells the others nothing.
+    ForItselfAlone,
+    /// Another may take the event between the look and the registration.
+    RegisteredAfterTheLook,
 }
 
 fn woken(asleep: Option<Event>) -> bool {
@@ -211,7 +228,7 @@ fn a_task_that_parks_with_its_waker_is_woken() {
             let (line, completion) = (line.clone(), completion.clone());
             thread::spawn(move || line.complete(&completion))
         };
-        let asleep = line.wait(&completion, true);
+        let asleep = line.wait(&completion, How::Right);
         device.join().unwrap();
         assert!(woken(asleep), "a wake-up is lost");
     });
@@ -219,7 +236,7 @@ fn a_task_that_parks_with_its_waker_is_woken() {
 
 /// Two tasks in two runtimes on one line; the device completes for one, then for the other. Who was
 /// woken would look, arm and park anew, which is another round of the same.
-fn two_tasks(tell: bool) {
+fn two_tasks(how: How) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(move || {
@@ -227,13 +244,13 @@ fn two_tasks(tell: bool) {
         let completions = [LoomWord::new(), LoomWord::new()];
         let other = {
             let (line, completion) = (line.clone(), completions[1].clone());
-            thread::spawn(move || line.wait(&completion, tell))
+            thread::spawn(move || line.wait(&completion, how))
         };
         let device = {
             let (line, completions) = (line.clone(), completions.clone());
             thread::spawn(move || completions.iter().for_each(|one| line.complete(one)))
         };
-        let asleep = line.wait(&completions[0], tell);
+        let asleep = line.wait(&completions[0], how);
         device.join().unwrap();
         let other = other.join().unwrap();
         assert!(woken(asleep) && woken(other), "a wake-up is lost");
@@ -242,12 +259,18 @@ fn two_tasks(tell: bool) {
 
 #[test]
 fn tasks_of_two_runtimes_on_one_line_are_both_woken() {
-    two_tasks(true);
+    two_tasks(How::Right);
 }
 
 /// The first takes the event, and with it what the second armed, and tells nobody.
 #[test]
 #[should_panic(expected = "a wake-up is lost")]
 fn a_task_that_takes_the_event_for_itself_alone_leaves_the_other_asleep() {
-    two_tasks(false);
+    two_tasks(How::ForItselfAlone);
+}
+
+#[test]
+#[should_panic(expected = "a wake-up is lost")]
+fn a_task_that_registers_after_its_look_may_never_be_woken() {
+    two_tasks(How::RegisteredAfterTheLook);
 }
