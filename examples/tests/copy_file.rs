@@ -11,7 +11,7 @@ fn copy_file(arguments: &[&str]) -> Output {
 fn a_file_of_odd_length_comes_back_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
-    let content: Vec<u8> = (0..3_000_123_u32).map(|at| (at * at >> 7) as u8).collect();
+    let content: Vec<u8> = (0..3_000_123_u32).map(|at| (at.wrapping_mul(at) >> 7) as u8).collect();
     std::fs::write(&file, &content).unwrap();
     for buffers in ["1", "8"] {
         let output = copy_file(&["--buffers", buffers, file.to_str().unwrap()]);
