@@ -166,12 +166,14 @@ impl Line {
         completion.store(1, Ordering::Release);
         if must_signal(&self.armed) {
             self.event.store(1, Ordering::Release);
-            self.report();
+            // A reactor reports what it finds: nothing, if a task was quicker to take it.
+            if self.event.load(Ordering::Acquire) != 0 {
+                self.report();
+            }
         }
     }
 
-    /// Reactor: the event was signalled, so everyone who is parked is woken. It stays until a task
-    /// takes it.
+    /// Everyone who is parked is woken. The event stays until a task takes it.
     fn report(&self) {
         let parked = std::mem::take(&mut *self.parked.lock().unwrap());
         parked.iter().for_each(Event::signal);
