@@ -166,10 +166,7 @@ impl Line {
         completion.store(1, Ordering::Release);
         if must_signal(&self.armed) {
             self.event.store(1, Ordering::Release);
-            // A reactor reports what it finds: nothing, if a task was quicker to take it.
-            if self.event.load(Ordering::Acquire) != 0 {
-                self.report();
-            }
+            self.report();
         }
     }
 
@@ -198,9 +195,7 @@ impl Line {
             if self.event.swap(0, Ordering::Acquire) == 0 {
                 return Some(waker);
             }
-            if how != How::ForItselfAlone {
-                self.report();
-            }
+            self.report();
         }
     }
 }
@@ -211,8 +206,6 @@ enum How {
     /// Registers, arms, looks, sleeps; and who takes the event wakes the others, for it took the
     /// arming with it.
     Right,
-    /// Tells the others nothing.
-    ForItselfAlone,
     /// Another may take the event between the look and the registration.
     RegisteredAfterTheLook,
 }
@@ -262,13 +255,6 @@ fn two_tasks(how: How) {
 #[test]
 fn tasks_of_two_runtimes_on_one_line_are_both_woken() {
     two_tasks(How::Right);
-}
-
-/// The first takes the event, and with it what the second armed, and tells nobody.
-#[test]
-#[should_panic(expected = "a wake-up is lost")]
-fn a_task_that_takes_the_event_for_itself_alone_leaves_the_other_asleep() {
-    two_tasks(How::ForItselfAlone);
 }
 
 #[test]
