@@ -12,8 +12,10 @@ use loom::sync::atomic::fence;
 use crate::mem::{SharedMem, Word};
 use crate::protocol::Tag;
 
+mod budget;
 mod patience;
 
+pub use budget::SpinBudget;
 pub(crate) use patience::Patience;
 
 /// The wait failed for good: the interrupt can no longer come.
@@ -168,74 +170,3 @@ pub fn must_signal<W: Word>(armed: &W) -> bool {
     // Load first: the line stays shared while nobody arms, and a swap would take it each time.
     armed.load(Ordering::Relaxed) != 0 && armed.swap(0, Ordering::Relaxed) != 0
 }
-
-/// How long a future spins before it parks, in looks at the completion ring.
-///
-/// The first [`QUIET_LOOKS`](Self::QUIET_LOOKS) looks of a wait cost about 3 ns each while nothing
-/// arrives; later ones tell the core to pause first (`spin_loop`, 10 to 60 ns depending on the
-/// core: about 25 on Zen 3), which a hyper-thread neighbour and the power bill like.
-///
-/// It learns: a completion that came while spinning pulls the budget towards four times the looks
-/// it took; a wait that had to park halves it, and every 64th wait tries the full budget again, so
-/// a device slower than the budget costs next to no spin and one that became fast is noticed. It
-/// never learns less than the quiet looks, about a microsecond: a tenth of what parking costs. No
-/// clock is read.
-#[derive(Debug, Clone, Copy)]
-pub struct SpinBudget {
-    /// Invariant: `min(QUIET_LOOKS, limit) <= current <= limit`.
-    current: u32,
-    limit: u32,
-    waits: u32,
-}
-
-impl SpinBudget {
-    /// Looks without a pause between them. A round trip to a device on the next core takes 40 to
-    /// 200 looks, and a pause at the wrong moment would add its own length to it.
-    pub const QUIET_LOOKS: u32 = 256;
-    const PROBE_EVERY: u32 = 64;
-
-    /// A budget of at most `limit` looks. With 0 each wait looks once and parks.
-    #[must_use]
-    pub const fn adaptive(limit: u32) -> Self {
-        Self { current: limit, limit, waits: 0 }
-    }
-
-    #[inline]
-    fn floor(&self) -> u32 {
-        Self::QUIET_LOOKS.min(self.limit)
-    }
-
-    /// Looks allowed for the wait that begins now, after a first one that is always allowed.
-    #[inline]
-    pub fn begin(&mut self) -> u32 {
-        self.waits = self.waits.wrapping_add(1);
-        if self.waits.is_multiple_of(Self::PROBE_EVERY) { self.limit } else { self.current }
-    }
-
-    /// A completion came after `looks` looks.
-    #[inline]
-    pub fn hit(&mut self, looks: u32) {
-        let target = looks.saturating_mul(4).clamp(self.floor(), self.limit);
-        // An eighth of the way down at a time; up at once.
-        self.current =
-            if target > self.current { target } else { self.current - (self.current - target) / 8 };
-    }
-
-    /// The budget ran out and the wait parked.
-    #[inline]
-    pub fn missed(&mut self) {
-        self.current = (self.current / 2).max(self.floor());
-    }
-}
-
-impl Default for SpinBudget {
-    /// About 20 microseconds at most: two to three times what parking and waking cost, since the
-    /// full budget is only tried now and then once it has not helped.
-    fn default() -> Self {
-        Self::adaptive(1_000)
-    }
-}
-
-#[cfg(test)]
-#[cfg(not(loom))]
-mod tests;

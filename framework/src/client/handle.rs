@@ -131,8 +131,9 @@ impl<P: QueueProtocol, B: Send + 'static> Future for Ending<'_, P, B> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<QueueError> {
         let handle = self.handle;
-        // Before the look: whoever ends the queue after it finds the task. No event is awaited.
-        handle.line.park(&mut self.parked, cx.waker(), false);
+        // Before the look: whoever ends the queue after it finds the task. No event is awaited, so it
+        // does not matter who takes one.
+        let _ = handle.line.park(&mut self.parked, cx.waker(), false);
         if let Some(error) = handle.ended() {
             handle.line.unpark(&self.parked, cx.waker());
             return Poll::Ready(error);

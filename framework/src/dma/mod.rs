@@ -27,6 +27,9 @@ pub mod memfd;
 pub mod space;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tokio-uring")]
+#[allow(unsafe_code, reason = "the kernel reads and writes CPU-owned buffers: obligations listed")]
+mod uring;
 
 pub use arena::{Arena, Dma, DmaStats};
 pub use buffer::{DmaBox, DmaKeep, DmaShared};

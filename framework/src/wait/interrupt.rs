@@ -174,7 +174,9 @@ impl Interrupt for QueueInterrupt {
         let place = Place::here();
         // Registered before anything is looked at: whoever fires or ends the queue after the look
         // finds the task.
-        self.line.park(parked, cx.waker(), matches!(place, Place::Thread));
+        if self.line.park(parked, cx.waker(), matches!(place, Place::Thread)) {
+            return Poll::Ready(Ok(()));
+        }
         if self.line.fate.ended().is_some() || self.line.take_fired() {
             self.line.unpark(parked, cx.waker());
             return Poll::Ready(Ok(()));

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use doorbell_queues::{EndReason, Fate, Parked, Tag};
@@ -54,6 +55,10 @@ struct ParkedTasks {
     /// Wakers on their way out; kept for its capacity.
     leaving: Vec<Waker>,
     mask: u16,
+    /// The thread that parked last.
+    thread: Option<ThreadId>,
+    /// Tasks of several threads have parked.
+    shared: bool,
 }
 
 impl ParkedTasks {
@@ -67,6 +72,8 @@ impl ParkedTasks {
             watchers: Vec::new(),
             leaving: Vec::with_capacity(room + 8),
             mask: (room.next_power_of_two() - 1) as u16,
+            thread: None,
+            shared: false,
         }
     }
 
@@ -190,13 +197,21 @@ impl Line {
 
     /// Remembers a parked task, in place of what was remembered for the same command. `outside`
     /// says that it parks outside of a runtime.
-    pub(crate) fn park(&self, parked: &mut Parked, waker: &Waker, outside: bool) {
+    ///
+    /// True if the task must arm and look once more before it sleeps. Where tasks of several threads
+    /// park, another one may take the event, and with it what this task has armed, after this
+    /// task's look and before it is found here; so it must have been here before it looked. On one
+    /// thread nobody comes in between.
+    #[must_use]
+    pub(crate) fn park(&self, parked: &mut Parked, waker: &Waker, outside: bool) -> bool {
         let since = self.stamp(parked);
         // Cloning and dropping wakers is foreign code: it runs outside of the lock.
         let entry = Entry { waker: waker.clone(), since, outside };
-        let replaced = {
+        let here = std::thread::current().id();
+        let (replaced, shared) = {
             let tasks = &mut *self.tasks();
-            match parked.tag {
+            tasks.shared |= tasks.thread.replace(here).is_some_and(|thread| thread != here);
+            let replaced = match parked.tag {
                 Some(tag) => tasks.put(tag, entry),
                 None => match tasks.others.iter_mut().find(|old| old.waker.will_wake(waker)) {
                     Some(old) => Some(std::mem::replace(old, entry)),
@@ -205,9 +220,10 @@ impl Line {
                         None
                     }
                 },
-            }
+            };
+            (replaced, tasks.shared)
         };
-        drop(replaced);
+        shared && replaced.is_none_or(|entry| !entry.waker.will_wake(waker))
     }
 
     /// The task goes on without having been woken through the line.
@@ -383,7 +399,7 @@ mod tests {
         for _ in 0..3 {
             // Parking again replaces the waker.
             for (parked, waker) in wait.iter_mut().zip(&wakers) {
-                line.park(parked, waker, false);
+                let _ = line.park(parked, waker, false);
             }
         }
         line.fire();
@@ -400,7 +416,7 @@ mod tests {
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
         for mut wait in [parked(Some(1)), parked(None)] {
-            line.park(&mut wait, &waker, false);
+            let _ = line.park(&mut wait, &waker, false);
             line.unpark(&wait, &waker);
         }
         line.wake_all();
@@ -418,8 +434,8 @@ mod tests {
         line.tick();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert!(reported.lock().unwrap().is_empty());
-        line.park(&mut wait, &waker, false);
-        line.park(&mut wait, &waker, false);
+        let _ = line.park(&mut wait, &waker, false);
+        let _ = line.park(&mut wait, &waker, false);
         let tag = Some(Tag(7));
         let expected = [Overdue { tag, last: false }, Overdue { tag, last: true }];
         assert_eq!(*reported.lock().unwrap(), expected);
@@ -432,20 +448,37 @@ mod tests {
         assert!(line.watch());
         assert!(!line.watch(), "it does already");
         for _ in 0..100 {
-            line.park(&mut parked(Some(1)), waker, false);
-            line.park(&mut parked(Some(2)), waker, true);
+            let _ = line.park(&mut parked(Some(1)), waker, false);
+            let _ = line.park(&mut parked(Some(2)), waker, true);
             line.fired_for();
             line.fire();
         }
         assert!(line.is_watched(), "someone outside waits each time");
         for _ in 0..8 {
             assert!(line.is_watched());
-            line.park(&mut parked(Some(1)), waker, false);
+            let _ = line.park(&mut parked(Some(1)), waker, false);
             line.fired_for();
             line.fire();
         }
         assert!(!line.is_watched());
         assert!(line.watch(), "until someone asks for it again");
+    }
+
+    #[test]
+    fn a_task_of_a_second_thread_looks_again_once_it_is_known() {
+        let (line, _) = line(Duration::from_secs(60));
+        let waker = Waker::noop();
+        assert!(!line.park(&mut parked(Some(1)), waker, false), "the only thread");
+        std::thread::scope(|scope| {
+            let other = || {
+                assert!(line.park(&mut parked(Some(2)), waker, false));
+                assert!(!line.park(&mut parked(Some(2)), waker, false), "known since before");
+            };
+            scope.spawn(other).join().unwrap();
+        });
+        assert!(line.park(&mut parked(Some(3)), waker, false));
+        line.wake_all();
+        assert!(line.park(&mut parked(Some(3)), waker, false), "it was woken, and is new again");
     }
 
     #[test]

@@ -13,6 +13,12 @@
 //! looks at the completion ring before it parks again, so whoever comes first reaps for all. A
 //! parked task is never kept ready: between interrupts nothing runs.
 //!
+//! Tasks of several runtimes, and of none, may be parked on one line at the same time: each runtime
+//! has a registration of its own, and whoever takes the event wakes everyone, so that nobody waits
+//! for a signal that another one has consumed.
+//!
+//! **Turns.** Whoever never parks keeps its thread from its files, sockets and timers: see `turn.rs`.
+//!
 //! **Time limits.** A future remembers when its command first parked. The thread looks at the parked
 //! commands a few times per limit (no system call when a task parks) and wakes the overdue; a
 //! command that is then still not complete is reported: first to be aborted, a limit later to have

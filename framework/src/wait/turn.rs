@@ -14,9 +14,9 @@
 //! polls the reactor without sleeping, every 61 polls of tasks. There the runtime's own count of
 //! sleeps tells the two apart: if it has not moved, the nudge is signalled again, and nobody is
 //! woken. If the thread does not come to sleep because a task of others is always ready, the turn
-//! is given up after [`STRIKES`] such rounds in which no further task of ours came: the reactor was
-//! polled meanwhile, which is all that can be had. On a runtime of several threads it is enough
-//! that the reactor was polled, by whichever thread.
+//! is given up after [`ROUNDS`] such polls, and more if many tasks wait: the reactor was polled
+//! meanwhile, which is all that can be had. On a runtime of several threads it is enough that the
+//! reactor was polled, by whichever thread.
 //!
 //! **Who has turns.** A thread inside of a task of a tokio runtime; each thread its own. Elsewhere
 //! nothing is owed. A thread that merely entered a runtime ([`runtime::Handle::enter`]) and polls
@@ -47,8 +47,10 @@ use super::interrupt::register;
 /// How long a thread may work on queues without going to sleep. A turn costs a few microseconds:
 /// about a hundredth of this.
 const BOUND: Duration = Duration::from_micros(300);
-/// How many rounds of the scheduler may pass without sleep and without another task of ours.
-const STRIKES: u32 = 8;
+/// How many polls of the reactor without sleep a turn may take. Tasks come to rest one after the
+/// other, 61 between two polls, so for each [`PER_ROUND`] of them there is one more.
+const ROUNDS: usize = 16;
+const PER_ROUND: usize = 16;
 
 std::thread_local! {
     /// The thread's turn in the runtime it was last asked in.
@@ -192,9 +194,8 @@ struct State {
     /// A turn was over, and the thread has not taken note of it.
     over: bool,
     waiting: Vec<Waker>,
-    /// Tasks that came since the reactor last reported the nudge.
-    came: bool,
-    strikes: u32,
+    /// How often the reactor reported the nudge without sleep.
+    rounds: usize,
     sleeps: u64,
 }
 
@@ -207,8 +208,7 @@ impl Nudge {
             open: false,
             over: false,
             waiting: Vec::new(),
-            came: false,
-            strikes: 0,
+            rounds: 0,
             sleeps: 0,
         };
         Ok(Arc::new(Self {
@@ -240,10 +240,9 @@ impl Nudge {
         if !state.open {
             state.signal(self)?;
             state.open = true;
-            state.strikes = 0;
+            state.rounds = 0;
             state.sleeps = sleeps(&self.metrics);
         }
-        state.came = true;
         // A task with many commands comes many times in a row.
         if state.waiting.last().is_none_or(|last| !last.will_wake(&waker)) {
             state.waiting.push(waker);
@@ -258,9 +257,10 @@ impl Nudge {
             if !state.open {
                 return;
             }
-            state.strikes = if std::mem::take(&mut state.came) { 0 } else { state.strikes + 1 };
+            state.rounds += 1;
             let slept = !self.must_sleep || sleeps(&self.metrics) != state.sleeps;
-            if !slept && state.strikes < STRIKES && state.signal(self).is_ok() {
+            let most = ROUNDS + state.waiting.len() / PER_ROUND;
+            if !slept && state.rounds < most && state.signal(self).is_ok() {
                 return;
             }
             state.end()

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use loom::sync::{Arc, Mutex};
 use loom::thread;
 
 use super::{Event, LoomWord};
@@ -143,4 +144,121 @@ fn a_host_that_parks_again_and_again_sees_every_completion() {
         }
         device.join().unwrap();
     });
+}
+
+/// A line as a framework makes it: the event, and whoever is parked. Everything else (which
+/// reactor looks at the event) only decides who calls [`Line::report`].
+#[derive(Clone)]
+struct Line {
+    armed: LoomWord,
+    event: LoomWord,
+    parked: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Line {
+    fn new() -> Self {
+        let (armed, event) = (LoomWord::new(), LoomWord::new());
+        Self { armed, event, parked: Arc::new(Mutex::new(Vec::new())) }
+    }
+
+    /// Device: a completion is there.
+    fn complete(&self, completion: &LoomWord) {
+        completion.store(1, Ordering::Release);
+        if must_signal(&self.armed) {
+            self.event.store(1, Ordering::Release);
+            self.report();
+        }
+    }
+
+    /// Everyone who is parked is woken. The event stays until a task takes it.
+    fn report(&self) {
+        let parked = std::mem::take(&mut *self.parked.lock().unwrap());
+        parked.iter().for_each(Event::signal);
+    }
+
+    /// A task: arms, looks, registers, takes the event or goes to sleep: until its completion is
+    /// there, or else with the waker that must be called.
+    fn wait(&self, completion: &LoomWord, how: How) -> Option<Event> {
+        let waker = Event::new();
+        let register = || self.parked.lock().unwrap().push(waker.clone());
+        loop {
+            if how != How::RegisteredAfterTheLook {
+                register();
+            }
+            arm_word(&self.armed);
+            if completion.load(Ordering::Acquire) != 0 {
+                return None;
+            }
+            if how == How::RegisteredAfterTheLook {
+                register();
+            }
+            if self.event.swap(0, Ordering::Acquire) == 0 {
+                return Some(waker);
+            }
+            self.report();
+        }
+    }
+}
+
+/// How tasks of several threads park.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// Registers, arms, looks, sleeps; and who takes the event wakes the others, for it took the
+    /// arming with it.
+    Right,
+    /// Another may take the event between the look and the registration.
+    RegisteredAfterTheLook,
+}
+
+fn woken(asleep: Option<Event>) -> bool {
+    asleep.is_none_or(|waker| *waker.0.0.lock().unwrap() > 0)
+}
+
+/// The whole sequence of a park, with the waker's registration: one task, one completion.
+#[test]
+fn a_task_that_parks_with_its_waker_is_woken() {
+    loom::model(|| {
+        let (line, completion) = (Line::new(), LoomWord::new());
+        let device = {
+            let (line, completion) = (line.clone(), completion.clone());
+            thread::spawn(move || line.complete(&completion))
+        };
+        let asleep = line.wait(&completion, How::Right);
+        device.join().unwrap();
+        assert!(woken(asleep), "a wake-up is lost");
+    });
+}
+
+/// Two tasks in two runtimes on one line; the device completes for one, then for the other. Who was
+/// woken would look, arm and park anew, which is another round of the same.
+fn two_tasks(how: How) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(move || {
+        let line = Line::new();
+        let completions = [LoomWord::new(), LoomWord::new()];
+        let other = {
+            let (line, completion) = (line.clone(), completions[1].clone());
+            thread::spawn(move || line.wait(&completion, how))
+        };
+        let device = {
+            let (line, completions) = (line.clone(), completions.clone());
+            thread::spawn(move || completions.iter().for_each(|one| line.complete(one)))
+        };
+        let asleep = line.wait(&completions[0], how);
+        device.join().unwrap();
+        let other = other.join().unwrap();
+        assert!(woken(asleep) && woken(other), "a wake-up is lost");
+    });
+}
+
+#[test]
+fn tasks_of_two_runtimes_on_one_line_are_both_woken() {
+    two_tasks(How::Right);
+}
+
+#[test]
+#[should_panic(expected = "a wake-up is lost")]
+fn a_task_that_registers_after_its_look_may_never_be_woken() {
+    two_tasks(How::RegisteredAfterTheLook);
 }

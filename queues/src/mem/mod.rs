@@ -19,6 +19,7 @@ use bytemuck::Pod;
 
 mod cells;
 mod copy;
+mod lull;
 mod stores;
 #[cfg(test)]
 #[cfg(not(loom))]
@@ -30,6 +31,7 @@ pub use cells::Cells;
 #[cfg(test)]
 pub(crate) use cells::IndexCursor;
 pub(crate) use cells::{CellArray, CellCursor, CellHere, CellWords};
+pub(crate) use lull::Lull;
 pub use stores::EntryStores;
 pub(crate) use stores::store_fence;
 pub use word::{Word, Word32};
@@ -204,6 +206,17 @@ impl SharedMem {
         let at = self.check(offset, 4, 4)?;
         // SAFETY: in bounds, aligned, and only ever accessed atomically (type invariant).
         Ok(unsafe { AtomicU32::from_ptr(at.as_ptr().cast()) }.load(order))
+    }
+
+    /// Waits a moment for the `u32` at a multiple of 4 to change: until somebody writes to its cache
+    /// line, less than a microsecond at most, or a pause where the processor can do no better.
+    /// `quiet` says that the awaited value is not there; it is asked once the line is watched, so
+    /// that no change is missed.
+    #[inline]
+    pub fn lull(&self, offset: usize, quiet: impl FnOnce() -> bool) -> Result<(), OutOfBounds> {
+        let at = self.check(offset, 4, 4)?;
+        Lull::detect().wait(at.as_ptr().cast(), quiet);
+        Ok(())
     }
 
     /// Writes a `u32` at a multiple of 4, as one store.

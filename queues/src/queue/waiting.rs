@@ -8,6 +8,7 @@ use core::task::{Context, Poll, Waker};
 use super::{Completed, Queue};
 use crate::error::QueueError;
 use crate::fate::EndReason;
+use crate::mem::Lull;
 use crate::protocol::{QueueProtocol, Tag};
 use crate::slots::{Settled, SettledOther, WakerWanted};
 use crate::wait::{NextCompletion, Parked, SpinBudget};
@@ -158,24 +159,39 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         let mut looks = 0;
         let found = loop {
             // Between the first look and a completion nothing but its phase is looked at: the
-            // shorter the loop, the sooner a completion is seen.
-            if (looks == 0 || self.completion.has_fresh())
+            // shorter the loop, the sooner a completion is seen. A spin that is long by its
+            // caller's wish notices the end of the queue now and then.
+            if (looks % Self::LOOKS_ALONE == 0 || self.completion.has_fresh())
                 && self.look(usize::MAX, own, None::<fn(_)>)? > 0
             {
                 spin.hit(looks);
                 break true;
             }
-            if looks == budget {
+            if looks >= budget {
                 spin.missed();
                 break false;
             }
-            if looks >= SpinBudget::QUIET_LOOKS {
-                core::hint::spin_loop();
-            }
-            looks += 1;
+            looks += if looks < SpinBudget::QUIET_LOOKS { 1 } else { self.pause() };
         };
         self.patience.spin.set(spin);
         Ok(found)
+    }
+
+    /// Looks at the phase alone, between two at the rest.
+    const LOOKS_ALONE: u32 = 4_096;
+
+    /// Waits a moment between two looks; returns for how many that counts.
+    #[inline]
+    fn pause(&self) -> u32 {
+        let lull = self.patience.lull;
+        if lull == Lull::Pause {
+            core::hint::spin_loop();
+        } else {
+            let next = self.next_completion();
+            // Where the completion will be lies in the ring.
+            let _ = next.ring.lull(next.offset, || !self.completion.has_fresh());
+        }
+        lull.looks()
     }
 
     /// Before a wait: Pending if the thread owes a turn to what else it serves. The task is then

@@ -3,6 +3,7 @@
 use core::cell::Cell;
 
 use super::{SpinBudget, TURN_EVERY};
+use crate::mem::Lull;
 
 /// The waiting side's state of one queue of one thread.
 ///
@@ -12,6 +13,8 @@ use super::{SpinBudget, TURN_EVERY};
 pub(crate) struct Patience {
     pub(crate) spin: Cell<SpinBudget>,
     turn: Cell<u32>,
+    /// How a long spin waits between two looks.
+    pub(crate) lull: Lull,
 }
 
 /// What a poll that had to leave the processor costs, counted in waits that did not: such polls
@@ -20,7 +23,7 @@ pub(crate) const YIELD: u32 = 8;
 
 impl Patience {
     pub(crate) fn new(spin: SpinBudget) -> Self {
-        Self { spin: Cell::new(spin), turn: Cell::new(TURN_EVERY) }
+        Self { spin: Cell::new(spin), turn: Cell::new(TURN_EVERY), lull: Lull::detect() }
     }
 
     /// Counts a wait; true if it is time to ask for a turn.
