@@ -15,8 +15,8 @@ use std::task::{Context, Poll, Waker};
 use anyhow::Result;
 use bytemuck::{Pod, Zeroable};
 use doorbell_queues::{
-    Cells, Doorbell, Fate, InFlight, Queue, QueueName, QueueParts, QueueProtocol, SharedMem,
-    SpinBudget, SpinOnly, Tag, Word, Word32,
+    Cells, Doorbell, EntryStores, Fate, InFlight, Queue, QueueName, QueueParts, QueueProtocol,
+    SharedMem, SpinBudget, SpinOnly, Tag, Word, Word32,
 };
 
 /// Slots of a queue whose rings have 128 entries: a framework gives twice the slots.
@@ -147,6 +147,7 @@ pub fn parts(slots: u16) -> Result<(QueueParts, Device)> {
         name: QueueName { device: "bench".into(), queue: 1 },
         submission: sq,
         submission_entries: entries,
+        entry_stores: EntryStores::Plain,
         completion: cq,
         completion_entries: entries,
         slots,
@@ -164,7 +165,16 @@ pub fn parts(slots: u16) -> Result<(QueueParts, Device)> {
 /// # Errors
 /// As [`parts`].
 pub fn queue(slots: u16) -> Result<(Queue<Nvme, Buffer>, Side)> {
-    let (parts, device) = parts(slots)?;
+    queue_with(slots, EntryStores::Plain)
+}
+
+/// The same with entries stored as a bus wants it.
+///
+/// # Errors
+/// As [`parts`].
+pub fn queue_with(slots: u16, stores: EntryStores) -> Result<(Queue<Nvme, Buffer>, Side)> {
+    let (mut parts, device) = parts(slots)?;
+    parts.entry_stores = stores;
     Ok((Queue::new(parts)?, Side { device, lba: 0 }))
 }
 

@@ -146,6 +146,7 @@ mod tests {
             about_bus: String::new(),
             queues: 1,
             max_entries: 2,
+            portal: false,
             submission_entry: 8,
             completion_entry: 8,
         };

@@ -37,6 +37,7 @@ use crate::wire::{DeviceInfo, Reply, Request, RevokeTarget, StatusReport};
 mod builder;
 mod claim;
 mod error;
+mod granted;
 mod handle;
 mod link;
 mod reactor;

@@ -50,7 +50,7 @@ fn run(link: &Arc<Link>) -> io::Result<String> {
         }
         watching.admit(&link.hub);
         let linger = closed_at.map(|since| since + LINGER);
-        let until = [link.expire(), link.hub.tick(&mut watching), linger];
+        let until = [link.expire(), link.settle(), link.hub.tick(&mut watching), linger];
         let until = until.into_iter().flatten().min();
         let socket = Extra { fd: link.socket.as_fd(), write: blocked };
         watching.wait(link.hub.wake(), Some(socket), until)?;

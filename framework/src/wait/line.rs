@@ -1,7 +1,7 @@
 //! [`Line`]: one interrupt, and all the tasks that are parked on it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
@@ -31,6 +31,8 @@ pub(crate) struct Limits {
 struct Entry {
     waker: Waker,
     since: u64,
+    /// Parked outside of a runtime: it is a thread that must see the event.
+    outside: bool,
 }
 
 /// The tasks that are parked on a line.
@@ -110,8 +112,10 @@ pub(crate) struct Line {
     pub(crate) fate: Arc<Fate>,
     /// Set by a thread that took the event on behalf of the tasks.
     fired: AtomicBool,
-    /// True while the thread polls the event.
-    pub(crate) watched: AtomicBool,
+    /// True while the thread polls the event. Set back only under the lock of `parked`.
+    watched: AtomicBool,
+    /// How often the thread took the event while no task outside of a runtime was parked.
+    in_vain: AtomicU32,
     parked: Mutex<ParkedTasks>,
     limits: Option<Limits>,
     epoch: Instant,
@@ -136,6 +140,7 @@ impl Line {
             fate,
             fired: AtomicBool::new(false),
             watched: AtomicBool::new(false),
+            in_vain: AtomicU32::new(0),
             parked: Mutex::new(ParkedTasks::with_room(commands)),
             limits,
             epoch: Instant::now(),
@@ -152,11 +157,12 @@ impl Line {
         self.epoch.elapsed().as_millis() as u64
     }
 
-    /// Remembers a parked task, in place of what was remembered for the same command.
-    pub(crate) fn park(&self, parked: &mut Parked, waker: &Waker) {
+    /// Remembers a parked task, in place of what was remembered for the same command. `outside`
+    /// says that it parks outside of a runtime.
+    pub(crate) fn park(&self, parked: &mut Parked, waker: &Waker, outside: bool) {
         let since = self.stamp(parked);
         // Cloning and dropping wakers is foreign code: it runs outside of the lock.
-        let entry = Entry { waker: waker.clone(), since };
+        let entry = Entry { waker: waker.clone(), since, outside };
         let replaced = {
             let tasks = &mut *self.tasks();
             match parked.tag {
@@ -214,6 +220,38 @@ impl Line {
         self.wake_all();
     }
 
+    /// A thread is to poll the event; true if none does so far. The task that needs it is parked
+    /// already.
+    pub(crate) fn watch(&self) -> bool {
+        !self.watched.swap(true, Ordering::AcqRel)
+    }
+
+    /// The thread may let go of the event.
+    pub(crate) fn unwatch(&self) {
+        self.watched.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Acquire)
+    }
+
+    /// For the thread that polls the event, before it fires it. Once nobody outside of a runtime
+    /// has needed it for some time, the queue belongs to runtimes alone, and the thread would only
+    /// be woken beside them at each interrupt.
+    ///
+    /// Under the lock that a task takes when it parks, before it asks for the thread: so either the
+    /// task is found here, or it finds the event unwatched.
+    pub(crate) fn fired_for(&self) {
+        const ENOUGH: u32 = 8;
+        let tasks = self.tasks();
+        if tasks.all().any(|entry| entry.outside) {
+            self.in_vain.store(0, Ordering::Relaxed);
+        } else if self.in_vain.fetch_add(1, Ordering::Relaxed) + 1 >= ENOUGH {
+            self.in_vain.store(0, Ordering::Relaxed);
+            self.unwatch();
+        }
+    }
+
     /// Ends the queue and tells every parked task.
     pub(crate) fn end(&self, reason: EndReason, quiesced: bool) {
         self.fate.end(reason, quiesced);
@@ -236,6 +274,11 @@ impl Line {
         if tasks.leaving.capacity() < leaving.capacity() {
             tasks.leaving = leaving;
         }
+    }
+
+    /// How long a command may be parked, if there is a limit.
+    pub(crate) fn time_limit(&self) -> Option<Duration> {
+        self.limits.as_ref().map(|limits| limits.limit)
     }
 
     /// How often [`Line::tick`] should run; `None` if never.
@@ -309,7 +352,7 @@ mod tests {
         for _ in 0..3 {
             // Parking again replaces the waker.
             for (parked, waker) in wait.iter_mut().zip(&wakers) {
-                line.park(parked, waker);
+                line.park(parked, waker, false);
             }
         }
         line.fire();
@@ -326,7 +369,7 @@ mod tests {
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
         for mut wait in [parked(Some(1)), parked(None)] {
-            line.park(&mut wait, &waker);
+            line.park(&mut wait, &waker, false);
             line.unpark(&wait, &waker);
         }
         line.wake_all();
@@ -340,15 +383,38 @@ mod tests {
         let waker = Waker::from(Arc::clone(&count));
         // One that parked a limit ago. Its task is woken, and told nothing if it does not come back.
         let mut wait = Parked { tag: Some(Tag(7)), since: Some(0) };
-        let _ = line.tasks().put(Tag(7), Entry { waker: waker.clone(), since: 0 });
+        let _ = line.tasks().put(Tag(7), Entry { waker: waker.clone(), since: 0, outside: false });
         line.tick();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert!(reported.lock().unwrap().is_empty());
-        line.park(&mut wait, &waker);
-        line.park(&mut wait, &waker);
+        line.park(&mut wait, &waker, false);
+        line.park(&mut wait, &waker, false);
         let tag = Some(Tag(7));
         let expected = [Overdue { tag, last: false }, Overdue { tag, last: true }];
         assert_eq!(*reported.lock().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_thread_lets_go_of_a_line_that_only_runtimes_wait_for() {
+        let (line, _) = line(Duration::from_secs(60));
+        let waker = Waker::noop();
+        assert!(line.watch());
+        assert!(!line.watch(), "it does already");
+        for _ in 0..100 {
+            line.park(&mut parked(Some(1)), waker, false);
+            line.park(&mut parked(Some(2)), waker, true);
+            line.fired_for();
+            line.fire();
+        }
+        assert!(line.is_watched(), "someone outside waits each time");
+        for _ in 0..8 {
+            assert!(line.is_watched());
+            line.park(&mut parked(Some(1)), waker, false);
+            line.fired_for();
+            line.fire();
+        }
+        assert!(!line.is_watched());
+        assert!(line.watch(), "until someone asks for it again");
     }
 
     #[test]
@@ -361,7 +427,7 @@ mod tests {
         line.event.signal();
         line.tick();
         assert!(!line.take_fired(), "nobody is parked");
-        let _ = line.tasks().put(Tag(7), Entry { waker, since: 0 });
+        let _ = line.tasks().put(Tag(7), Entry { waker, since: 0, outside: false });
         line.tick();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert!(line.take_fired());

@@ -29,7 +29,8 @@ mod tests;
 
 pub use codec::{Header, Message, WireError};
 pub use message::{
-    DeviceInfo, EndCause, Event, Grant, Place, Reply, Request, RevokeTarget, SignalLayout, Timeout,
+    DeviceInfo, EndCause, Event, Grant, Place, Reply, Request, RevokeTarget, ShadowLayout,
+    SignalLayout, Timeout,
 };
 pub use refusal::{Limit, Refusal};
 pub use socket::{Packet, Received};
@@ -39,10 +40,10 @@ pub use status::{
 };
 
 /// Version of the protocol. Any change of a message's form is a new version.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The most bytes of one message, header and body.
 pub const MAX_MESSAGE: usize = 64 << 10;
 
 /// The most descriptors beside one message.
-pub const MAX_FDS: usize = 4;
+pub const MAX_FDS: usize = 5;

@@ -7,6 +7,7 @@ use super::codec::{
 };
 use super::*;
 use crate::dma::{Access, Fault};
+use crate::driver::ShadowWords;
 use crate::tier::Tier;
 
 fn tier() -> impl Strategy<Value = Tier> {
@@ -27,7 +28,7 @@ fn request() -> impl Strategy<Value = Request> {
         ".{0,80}".prop_map(|program| Request::Hello { program }),
         any::<u64>().prop_map(|len| Request::DonateArena { len }),
         any::<u32>().prop_map(|arena| Request::ReleaseArena { arena }),
-        (any::<u32>(), tier(), place(), place()).prop_map(
+        (any::<u32>(), tier(), proptest::option::of(place()), place()).prop_map(
             |(entries, at_least, submission, completion)| Request::Claim {
                 entries,
                 at_least,
@@ -65,6 +66,7 @@ fn device() -> impl Strategy<Value = DeviceInfo> {
             about_bus: text.3,
             queues,
             max_entries: a,
+            portal: a > b,
             submission_entry: b,
             completion_entry: c,
         },
@@ -72,9 +74,10 @@ fn device() -> impl Strategy<Value = DeviceInfo> {
 }
 
 fn grant() -> impl Strategy<Value = Grant> {
-    let signals = any::<Option<[u64; 3]>>();
-    (any::<u16>(), tier(), any::<u32>(), any::<[u64; 4]>(), signals).prop_map(
-        |(queue, tier, entries, [a, b, c, d], signals)| Grant {
+    let words = (any::<Option<[u64; 3]>>(), any::<Option<[u64; 5]>>());
+    let pair = |[value, event]: [u64; 2]| ShadowWords { value, event };
+    (any::<u16>(), tier(), any::<u32>(), any::<[u64; 4]>(), words).prop_map(
+        move |(queue, tier, entries, [a, b, c, d], (signals, shadow))| Grant {
             queue,
             tier,
             entries,
@@ -82,7 +85,13 @@ fn grant() -> impl Strategy<Value = Grant> {
             slice_len: b,
             submission_doorbell: c,
             completion_doorbell: d,
+            non_temporal: a > b,
             signals: signals.map(|[len, asleep, armed]| SignalLayout { len, asleep, armed }),
+            shadow: shadow.map(|[len, a, b, c, d]| ShadowLayout {
+                len,
+                submission: pair([a, b]),
+                completion: pair([c, d]),
+            }),
         },
     )
 }

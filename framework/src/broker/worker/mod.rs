@@ -148,6 +148,7 @@ impl Worker {
             about_bus: bus.about().chars().take(ABOUT).collect(),
             queues: plan.queues,
             max_entries: plan.max_entries,
+            portal: plan.portal,
             submission_entry: plan.submission_entry,
             completion_entry: plan.completion_entry,
         };
