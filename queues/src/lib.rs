@@ -107,6 +107,7 @@ pub mod slots;
 mod testing;
 pub mod wait;
 mod waiters;
+pub mod wakes;
 
 pub use doorbell::{Doorbell, Kick, Shadow, Wake};
 pub use error::{BadGeometry, Lost, QueueError, RejectReason, Rejected, Violation};
@@ -116,3 +117,4 @@ pub use mem::{Cells, EntryStores, OutOfBounds, SharedMem, Word, Word32};
 pub use protocol::{QueueName, QueueProtocol, Tag};
 pub use queue::{Completed, Queue, QueueParts, SlotFree};
 pub use wait::{Interrupt, NextCompletion, Parked, SpinBudget, SpinOnly, WaitError};
+pub use wakes::WakeSet;

@@ -141,9 +141,22 @@ impl Interrupt for SpinOnly {
 /// sees the word. Modelled in loom, as there.
 #[inline]
 pub fn arm_word<W: Word>(armed: &W) {
-    armed.store(1, Ordering::Relaxed);
+    announce(armed);
     // SeqCst: the look at the ring must not pass the store (pairs with `must_signal`).
     fence(Ordering::SeqCst);
+}
+
+/// The first half of [`arm_word`]: for many queues at once, whose arm words are stored one after the
+/// other and made visible by one fence, that of [`WakeSet::fall_asleep`](crate::WakeSet::fall_asleep).
+#[inline]
+pub fn announce<W: Word>(armed: &W) {
+    armed.store(1, Ordering::Relaxed);
+}
+
+/// Takes back what [`announce`] said: no signal is wanted any more. One may come all the same.
+#[inline]
+pub fn withdraw<W: Word>(armed: &W) {
+    armed.store(0, Ordering::Relaxed);
 }
 
 /// Device side: after completions were stored; true if the host asked for a signal. Asking once

@@ -1,8 +1,9 @@
 //! Submit plus complete in one thread, at depth 1 and 32, by callback and as futures, with the work
 //! of the device in the same thread; and that device alone. By callback also with entries stored past
 //! the caches, which a device on the same core then reads from memory: what that costs at worst. A
-//! time is of 3,200 operations, the throughput is per operation: a quiet machine should show at least
-//! 50 million a second direct (20 ns each) and 33 million as futures (30 ns) at depth 32.
+//! time is of 3,200 operations, the
+//! throughput is per operation: a quiet machine should show at least 50 million a second direct (20
+//! ns each) and 33 million as futures (30 ns) at depth 32.
 
 #![allow(missing_docs, reason = "criterion_group! makes a public function without any")]
 #![allow(clippy::print_stderr, reason = "a benchmark that cannot run says why")]
@@ -25,7 +26,7 @@ fn ring(criterion: &mut Criterion) {
             ("direct-non-temporal", Kind::Direct, EntryStores::NonTemporal),
             ("futures", Kind::Futures, EntryStores::Plain),
         ] {
-            let (queue, mut side) = match in_thread::queue_with(SLOTS, stores) {
+            let (queue, mut side) = match in_thread::queue_storing(SLOTS, stores) {
                 Ok(parts) => parts,
                 Err(error) => return eprintln!("ring: {error}"),
             };

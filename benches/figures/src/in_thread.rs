@@ -165,14 +165,14 @@ pub fn parts(slots: u16) -> Result<(QueueParts, Device)> {
 /// # Errors
 /// As [`parts`].
 pub fn queue(slots: u16) -> Result<(Queue<Nvme, Buffer>, Side)> {
-    queue_with(slots, EntryStores::Plain)
+    queue_storing(slots, EntryStores::Plain)
 }
 
-/// The same with entries stored as a bus wants it.
+/// As [`queue`], with entries stored in a way of the caller's.
 ///
 /// # Errors
 /// As [`parts`].
-pub fn queue_with(slots: u16, stores: EntryStores) -> Result<(Queue<Nvme, Buffer>, Side)> {
+pub fn queue_storing(slots: u16, stores: EntryStores) -> Result<(Queue<Nvme, Buffer>, Side)> {
     let (mut parts, device) = parts(slots)?;
     parts.entry_stores = stores;
     Ok((Queue::new(parts)?, Side { device, lba: 0 }))

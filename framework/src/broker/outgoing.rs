@@ -129,6 +129,7 @@ mod tests {
             function: None,
             queues: Vec::new(),
             arenas: Vec::new(),
+            pollers: Vec::new(),
             quota: QuotaStatus { queues: 1, bytes: 1, mappings: 1 },
             pending: 0,
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use doorbell_queues::{
     Doorbell, EntryStores, Fate, Queue, QueueName, QueueParts, QueueProtocol, Shadow, SharedMem,
-    Word32,
+    SpinBudget, Word32,
 };
 
 use super::handle::QueueHandle;
@@ -15,6 +15,7 @@ use super::{ClientError, Inner, QueueSpec};
 use crate::bus::{MappedSignals, SignalWords, Signals};
 use crate::dma::{DmaShared, Memfd, Prefault, Watch, map_revocable};
 use crate::driver::ShadowWords;
+use crate::poll;
 use crate::tier::Tier;
 use crate::wait::line::{Limits, Line};
 use crate::wait::{Eventfd, QueueInterrupt};
@@ -243,7 +244,7 @@ impl<P: QueueProtocol> Claimed<P> {
             true => EntryStores::NonTemporal,
             false => EntryStores::Plain,
         };
-        let parts = QueueParts {
+        let mut parts = QueueParts {
             name: QueueName {
                 device: self.lease.inner.device.name.as_str().into(),
                 queue: self.grant.queue,
@@ -260,6 +261,11 @@ impl<P: QueueProtocol> Claimed<P> {
             fate,
             spin: self.spec.spin,
         };
+        if let Some(poller) = poll::current() {
+            // It looks on behalf of all its queues; one that spins would keep it from the others.
+            parts.spin = SpinBudget::adaptive(0);
+            self.lease.inner.link.polled_by(self.grant.queue, &poller);
+        }
         let fate = Arc::clone(&parts.fate);
         let queue = Queue::new(parts)?;
         Ok(QueueHandle::new(queue, fate, self.lease, self.grant.tier))

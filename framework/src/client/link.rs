@@ -5,7 +5,7 @@
 //! executor, and dropped at any point: what an answer then brings is given back to the broker.
 
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,6 +55,8 @@ pub(crate) struct State {
     down: Option<Arc<str>>,
     /// Set when the last handle is gone.
     pub(crate) closing: bool,
+    /// Pollers that the broker was told of.
+    pub(super) pollers: HashSet<u64>,
 }
 
 /// The connection.
@@ -84,6 +86,7 @@ impl Link {
             ended_early: HashMap::new(),
             down: None,
             closing: false,
+            pollers: HashSet::new(),
         };
         Self { socket, name, hub, limit, state: Mutex::new(state) }
     }
@@ -120,7 +123,7 @@ impl Link {
         }
     }
 
-    fn enqueue(
+    pub(super) fn enqueue(
         &self,
         request: &Request,
         fds: Vec<OwnedFd>,

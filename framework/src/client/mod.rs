@@ -40,6 +40,7 @@ mod error;
 mod granted;
 mod handle;
 mod link;
+mod polled;
 mod reactor;
 mod spec;
 

@@ -17,9 +17,11 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Starts the thread.
 pub(crate) fn start(link: Arc<Link>) -> Result<(), ClientError> {
     let what = "starting the client's thread";
+    let origin = crate::poll::origin();
     std::thread::Builder::new()
         .name("doorbell-client".to_owned())
         .spawn(move || {
+            crate::poll::leave_core(origin);
             let why = match run(&link) {
                 Ok(why) => why,
                 Err(error) => error.to_string(),

@@ -48,7 +48,9 @@ impl Hub {
         let hub = Arc::new(Self::new()?);
         let weak = Arc::downgrade(&hub);
         let wake = hub.wake.as_fd().try_clone_to_owned()?;
+        let origin = crate::poll::origin();
         std::thread::Builder::new().name("doorbell-wait".to_owned()).spawn(move || {
+            crate::poll::leave_core(origin);
             let wake = Eventfd::from(wake);
             let mut watching = Watching::default();
             while let Some(hub) = weak.upgrade() {

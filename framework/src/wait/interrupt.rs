@@ -17,6 +17,7 @@ use tokio::task::unconstrained;
 use super::hub::Hub;
 use super::line::Line;
 use super::turn;
+use crate::poll::Seat;
 
 /// The line's descriptor, for a runtime's reactor.
 struct Source(Arc<Line>);
@@ -56,6 +57,8 @@ pub struct QueueInterrupt {
     /// One for each runtime; locked by who parks only.
     registered: Mutex<Vec<Registered>>,
     hub: OnceLock<Arc<Hub>>,
+    /// Where it is used on a poller.
+    seat: Seat,
 }
 
 impl fmt::Debug for QueueInterrupt {
@@ -69,7 +72,8 @@ impl QueueInterrupt {
     pub(crate) fn new(line: Arc<Line>, armed: Option<Word32>, hub: Option<Arc<Hub>>) -> Self {
         let everyone = Waker::from(Arc::clone(&line));
         let hub = hub.map_or_else(OnceLock::new, OnceLock::from);
-        Self { line, everyone, armed, registered: Mutex::new(Vec::new()), hub }
+        let registered = Mutex::new(Vec::new());
+        Self { line, everyone, armed, registered, hub, seat: Seat::default() }
     }
 
     fn registered(&self) -> MutexGuard<'_, Vec<Registered>> {
@@ -154,13 +158,19 @@ fn broken(error: std::io::Error) -> WaitError {
 }
 
 impl Interrupt for QueueInterrupt {
-    fn arm(&self, _next: &NextCompletion<'_>) {
+    fn arm(&self, next: &NextCompletion<'_>) {
+        if self.seat.arm(&self.line, self.armed.as_ref(), next) {
+            return;
+        }
         if let Some(armed) = &self.armed {
             arm_word(armed);
         }
     }
 
     fn poll_fired(&self, cx: &mut Context<'_>, parked: &mut Parked) -> Poll<Result<(), WaitError>> {
+        if let Some(polled) = self.seat.park(&self.line, cx, parked) {
+            return polled;
+        }
         let place = Place::here();
         // Registered before anything is looked at: whoever fires or ends the queue after the look
         // finds the task.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use doorbell_queues::{EndReason, Fate, Parked, Tag};
 
@@ -49,6 +49,8 @@ struct ParkedTasks {
     slots: Vec<(Option<Entry>, bool)>,
     listed: Vec<u16>,
     others: Vec<Entry>,
+    /// Pollers that look at the queue: woken with the tasks, and kept.
+    watchers: Vec<Waker>,
     /// Wakers on their way out; kept for its capacity.
     leaving: Vec<Waker>,
     mask: u16,
@@ -62,6 +64,7 @@ impl ParkedTasks {
             slots: Vec::with_capacity(room.next_power_of_two()),
             listed: Vec::with_capacity(room),
             others: Vec::with_capacity(8),
+            watchers: Vec::new(),
             leaving: Vec::with_capacity(room + 8),
             mask: (room.next_power_of_two() - 1) as u16,
         }
@@ -100,6 +103,7 @@ impl ParkedTasks {
             }
         }
         leaving.extend(self.others.drain(..).map(|entry| entry.waker));
+        leaving.extend(self.watchers.iter().cloned());
     }
 }
 
@@ -118,7 +122,16 @@ pub(crate) struct Line {
     in_vain: AtomicU32,
     parked: Mutex<ParkedTasks>,
     limits: Option<Limits>,
-    epoch: Instant,
+    /// When it was made, by [`millis`].
+    epoch: u64,
+    commands: u16,
+}
+
+/// Milliseconds of a clock that costs a few nanoseconds to read and lags by a timer tick at most.
+pub(crate) fn millis() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    // Neither is negative: the clock starts with the machine.
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
 impl fmt::Debug for Line {
@@ -143,7 +156,8 @@ impl Line {
             in_vain: AtomicU32::new(0),
             parked: Mutex::new(ParkedTasks::with_room(commands)),
             limits,
-            epoch: Instant::now(),
+            epoch: millis(),
+            commands,
         }
     }
 
@@ -152,9 +166,26 @@ impl Line {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> u64 {
+    /// Milliseconds since the line was made.
+    pub(crate) fn now(&self) -> u64 {
         // Bounded to 62 bits: 146 million years.
-        self.epoch.elapsed().as_millis() as u64
+        millis().wrapping_sub(self.epoch)
+    }
+
+    /// How many commands can be in flight on the queue.
+    pub(crate) fn commands(&self) -> u16 {
+        self.commands
+    }
+
+    /// A command's limit and how often to look after it, in milliseconds; `None` without limits.
+    pub(crate) fn limit(&self) -> Option<(u64, u64)> {
+        let (limits, every) = (self.limits.as_ref()?, self.tick_every()?);
+        Some((limits.limit.as_millis() as u64, every.as_millis() as u64))
+    }
+
+    /// Has a poller woken whenever all tasks are.
+    pub(crate) fn tell(&self, poller: Waker) {
+        self.tasks().watchers.push(poller);
     }
 
     /// Remembers a parked task, in place of what was remembered for the same command. `outside`
@@ -195,7 +226,7 @@ impl Line {
     }
 
     /// Gives the wait its start, and reports it once that is a limit ago.
-    fn stamp(&self, parked: &mut Parked) -> u64 {
+    pub(crate) fn stamp(&self, parked: &mut Parked) -> u64 {
         let now = self.now();
         let since = *parked.since.get_or_insert(now << 1);
         if let Some(limits) = &self.limits
@@ -421,7 +452,7 @@ mod tests {
     fn an_event_that_nobody_takes_is_taken_by_the_tick() {
         let (mut line, _) = line(Duration::from_secs(3600));
         // As if the line were a few ticks old.
-        line.epoch -= Duration::from_secs(5);
+        line.epoch = line.epoch.wrapping_sub(5_000);
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
         line.event.signal();

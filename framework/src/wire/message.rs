@@ -17,6 +17,21 @@ pub struct Place {
     pub offset: u64,
 }
 
+/// A poller, as its client tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PollerAbout {
+    /// The name of its thread; the broker cuts it at 64 characters.
+    pub name: String,
+    /// The processor that it is pinned to.
+    pub cpu: Option<u32>,
+    /// The NUMA node whose devices it serves.
+    pub node: Option<u32>,
+    /// The node that its thread takes new memory from.
+    pub memory: Option<u32>,
+    /// What its kernel refused, in words; the broker cuts it at 200 characters.
+    pub trouble: String,
+}
+
 /// Whose grants the operator takes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RevokeTarget {
@@ -65,6 +80,22 @@ pub enum Request {
         /// The queue.
         queue: u16,
     },
+    /// A poller of the client, with a page of its counters (one descriptor, a sealed memfd; see
+    /// [`PollerCounters`](crate::poll::PollerCounters)): for `status` alone. A number that was reported
+    /// before is replaced. Answer: [`Reply::Done`].
+    ReportPoller {
+        /// The client's own number for it.
+        poller: u32,
+        /// What it is.
+        about: PollerAbout,
+    },
+    /// A queue is served by a poller. Answer: [`Reply::Done`].
+    PolledBy {
+        /// The queue.
+        queue: u16,
+        /// The poller, as [`Request::ReportPoller`] numbers it.
+        poller: u32,
+    },
     /// A command has outlived its time limit. Answer: [`Reply::TimeoutHandled`].
     TimedOut {
         /// The queue.
@@ -95,7 +126,7 @@ impl Request {
     /// Descriptors that travel with it.
     #[must_use]
     pub fn fds(&self) -> usize {
-        usize::from(matches!(self, Self::DonateArena { .. }))
+        usize::from(matches!(self, Self::DonateArena { .. } | Self::ReportPoller { .. }))
     }
 
     /// The kind in words, for errors.
@@ -107,6 +138,8 @@ impl Request {
             Self::ReleaseArena { .. } => "release an arena",
             Self::Claim { .. } => "claim a queue",
             Self::ReleaseQueue { .. } => "release a queue",
+            Self::ReportPoller { .. } => "report a poller",
+            Self::PolledBy { .. } => "report a queue's poller",
             Self::TimedOut { .. } => "report a timeout",
             Self::Admin { .. } => "admin operation",
             Self::Status => "status",

@@ -8,6 +8,7 @@ use super::codec::{
 use super::*;
 use crate::dma::{Access, Fault};
 use crate::driver::ShadowWords;
+use crate::poll::{PollerCounters, PollerState};
 use crate::tier::Tier;
 
 fn tier() -> impl Strategy<Value = Tier> {
@@ -21,6 +22,12 @@ fn tier() -> impl Strategy<Value = Tier> {
 
 fn place() -> impl Strategy<Value = Place> {
     (any::<u32>(), any::<u64>()).prop_map(|(arena, offset)| Place { arena, offset })
+}
+
+fn poller() -> impl Strategy<Value = PollerAbout> {
+    (".{0,20}", any::<[Option<u32>; 3]>(), ".{0,80}").prop_map(
+        |(name, [cpu, node, memory], trouble)| PollerAbout { name, cpu, node, memory, trouble },
+    )
 }
 
 fn request() -> impl Strategy<Value = Request> {
@@ -37,6 +44,9 @@ fn request() -> impl Strategy<Value = Request> {
             }
         ),
         any::<u16>().prop_map(|queue| Request::ReleaseQueue { queue }),
+        (any::<u32>(), poller())
+            .prop_map(|(poller, about)| Request::ReportPoller { poller, about }),
+        any::<(u16, u32)>().prop_map(|(queue, poller)| Request::PolledBy { queue, poller }),
         (any::<u16>(), any::<Option<u16>>(), any::<bool>())
             .prop_map(|(queue, tag, last)| Request::TimedOut { queue, tag, last }),
         prop::collection::vec(any::<u8>(), 0..2000)
@@ -116,6 +126,28 @@ fn status() -> impl Strategy<Value = StatusReport> {
                 function: (uid > gid).then(|| format!("vf{uid}")),
                 queues: vec![queue; (entries % 5) as usize],
                 arenas: vec![ArenaStatus { id: gid, iova, bytes }],
+                pollers: vec![PollerStatus {
+                    about: PollerAbout {
+                        name: "poller".to_owned(),
+                        cpu: Some(uid),
+                        node: None,
+                        memory: Some(gid),
+                        trouble: String::new(),
+                    },
+                    queues: vec![uid as u16; (gid % 3) as usize],
+                    counters: (uid > gid).then_some(PollerCounters {
+                        state: PollerState::Asleep,
+                        turns: iova,
+                        busy_turns: bytes,
+                        polls: quota,
+                        sleeps: session,
+                        wakes: 1,
+                        asleep_us: 2,
+                        alive_us: 3,
+                        tasks: 4,
+                        queues: u64::MAX,
+                    }),
+                }],
                 quota: QuotaStatus { queues, bytes: quota, mappings },
                 pending,
             }

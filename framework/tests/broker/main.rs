@@ -13,5 +13,6 @@ mod hostile;
 mod lifecycle;
 mod limits;
 mod lost;
+mod pollers;
 mod strange;
 mod timeouts;

@@ -3,6 +3,7 @@
 //!
 //! * [`wake`]: the Dekker protocols of `doorbell` (asleep, kick) and `wait` (arm, signal);
 //! * [`shadow`]: shadow doorbells and EventIdx, alone and together with asleep and kick;
+//! * [`wakes`]: what wakes a thread that polls for many queues, and its sleep;
 //! * [`rings`]: publication of an entry by its doorbell, and of a completion by its phase;
 //! * [`fate`]: the end of a queue, from two threads.
 //!
@@ -22,6 +23,7 @@ mod fate;
 mod rings;
 mod shadow;
 mod wake;
+mod wakes;
 
 /// A shared word. `Arc` so that threads can have it.
 #[derive(Clone)]

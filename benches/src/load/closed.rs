@@ -3,57 +3,13 @@
 
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
+use super::{LOOKS_PER_CHECK, Stop, Work, check_patience};
 use crate::clock::{Laps, nanos};
 use crate::series::Series;
-
-/// The longest that a loop waits for any completion at all.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Looks in vain between two readings of the clock.
-const LOOKS_PER_CHECK: u32 = 1 << 14;
-
-/// When a loop starts no more operations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// After this time.
-    After(Duration),
-    /// After this many operations.
-    Operations(u64),
-}
-
-impl Stop {
-    #[inline]
-    fn is_due(self, started: u64, elapsed: Duration) -> bool {
-        match self {
-            Self::After(time) => elapsed >= time,
-            Self::Operations(wanted) => started >= wanted,
-        }
-    }
-}
-
-/// Operations that are started by number and complete by number: a queue driven by `post` and
-/// `reap`.
-pub trait Work {
-    /// Starts one more operation as number `slot`, which is below the depth and not in flight.
-    /// Returns the bytes it moves.
-    ///
-    /// # Errors
-    /// Ends the loop.
-    fn start(&mut self, slot: usize) -> Result<u64>;
-
-    /// Tells the device of everything started.
-    fn flush(&mut self);
-
-    /// Adds the slots of what has completed to `done`, without waiting.
-    ///
-    /// # Errors
-    /// Ends the loop.
-    fn reap(&mut self, done: &mut Vec<usize>) -> Result<()>;
-}
 
 /// Runs `work` at a queue depth until `stop`, then waits for what is in flight.
 ///
@@ -112,14 +68,6 @@ fn reap_some(work: &mut impl Work, done: &mut Vec<usize>) -> Result<()> {
             check_patience(&mut since)?;
         }
     }
-}
-
-#[cold]
-fn check_patience(since: &mut Option<Instant>) -> Result<()> {
-    if since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
-        bail!("no operation has completed for {PATIENCE:?}");
-    }
-    Ok(())
 }
 
 /// Runs futures at a depth until `stop`, then waits for those in flight. `make` starts one from a
@@ -190,7 +138,9 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::bail;
     use std::collections::VecDeque;
+    use std::time::Duration;
 
     /// Completes everything at the second look after the flush.
     #[derive(Default)]
