@@ -77,7 +77,7 @@ fn reap_some(work: &mut impl Work, done: &mut Vec<usize>) -> Result<()> {
 /// # Errors
 /// What a future reports, or that none becomes ready for seconds.
 pub fn run_futures<B, F>(
-    buffers: Vec<B>,
+    mut buffers: Vec<B>,
     stop: Stop,
     bytes_each: u64,
     mut make: impl FnMut(B) -> F,
@@ -86,6 +86,9 @@ where
     F: Future<Output = Result<B>>,
 {
     let mut series = Series::new()?;
+    if let Stop::Operations(wanted) = stop {
+        buffers.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+    }
     let mut laps = Laps::start();
     let begin = laps.began();
     let mut started = buffers.len() as u64;
@@ -206,6 +209,11 @@ mod tests {
         });
         let series = series.unwrap();
         assert_eq!((series.operations(), series.bytes(), made), (50, 100, 50));
+        let few = run_futures(vec![0_u32; 4], Stop::Operations(3), 2, |buffer| async move {
+            yield_once().await;
+            Ok(buffer)
+        });
+        assert_eq!(few.unwrap().operations(), 3);
     }
 
     #[test]

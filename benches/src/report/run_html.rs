@@ -2,18 +2,16 @@
 
 use std::fmt::Write;
 
-use super::chart::{Axis, Chart, Curve, Point, Scale, class_of};
 use super::html::document;
-use super::plots::percentile_curves;
 use super::svg::escape;
-use super::units::{bytes, change, count, percent, round_time, time, times};
-use crate::results::{Change, Comparison, FloorResult, Measurement, Mode, Results, Verdict, What};
+use super::units::{bytes, change, count, percent, time, times};
+use crate::results::{Change, Comparison, FloorResult, Measurement, Results, Verdict};
 use crate::series::Series;
 
 mod bars;
+mod curves;
 
-/// Curves in one plot; more are hard to tell apart.
-const MOST_CURVES: usize = 6;
+use curves::{cpu, load, percentiles, throughput};
 
 /// The page.
 #[must_use]
@@ -55,9 +53,11 @@ fn figure(text: &str, plot: &str) -> String {
 
 /// A table from its headings and its rows, which are markup already.
 fn table(label: &str, heads: &[&str], rows: &str) -> String {
+    // The last column is what a reader looks for, if it is a judgement.
+    let plain = if matches!(heads.last(), Some(&"ratio" | &"")) { "" } else { " plain" };
     let heads: String = heads.iter().map(|head| format!("<th scope=\"col\">{head}</th>")).collect();
     format!(
-        "<div class=\"scroll wide\"><table aria-label=\"{label}\">\n<thead><tr><td></td>{heads}</tr>\
+        "<div class=\"scroll wide{plain}\"><table aria-label=\"{label}\">\n<thead><tr><td></td>{heads}</tr>\
          </thead>\n{rows}</table></div>\n"
     )
 }
@@ -180,190 +180,6 @@ fn change_row(one: &Change, first: bool) -> String {
         one.share().map(change).unwrap_or_default(),
         one.verdict.label()
     )
-}
-
-/// Loads that differ in their depth, or in their rate, only.
-fn groups<'r>(
-    measurements: impl Iterator<Item = &'r Measurement>,
-) -> Vec<(String, Vec<&'r Measurement>)> {
-    let mut groups: Vec<(String, Vec<&Measurement>)> = Vec::new();
-    for one in measurements {
-        let name = group_name(&one.what);
-        match groups.iter_mut().find(|(had, _)| *had == name) {
-            Some((_, members)) => members.push(one),
-            None => groups.push((name, vec![one])),
-        }
-    }
-    groups
-}
-
-/// `read 4 KiB, interrupt, 2 clients`.
-fn group_name(what: &What) -> String {
-    let mut name = what.operation();
-    if what.mode != Mode::Spin {
-        let _ = write!(name, ", {}", what.mode);
-    }
-    if what.clients > 1 {
-        let _ = write!(name, ", {} clients", what.clients);
-    }
-    name
-}
-
-fn percentiles(body: &mut String, results: &Results) {
-    let mut text = String::new();
-    for (kind, heading) in [(false, "closed loop"), (true, "open loop")] {
-        let wanted = results.results.iter().filter(|one| one.what.offered.is_some() == kind);
-        let all: Vec<&Measurement> = wanted.collect();
-        for part in all.chunks(MOST_CURVES) {
-            let names: Vec<String> = part.iter().map(|one| one.what.name()).collect();
-            let classes: Vec<String> = (0..part.len()).map(class_of).collect();
-            let mut lines: Vec<(&str, &str, &Series)> = names
-                .iter()
-                .zip(&classes)
-                .zip(part)
-                .map(|((name, class), one)| (name.as_str(), class.as_str(), &one.outcome.response))
-                .collect();
-            let styles = ["floor f0", "floor f1", "floor f2", "floor f3"];
-            if !kind {
-                let floors = results.floors.iter().zip(styles);
-                lines.extend(
-                    floors.map(|(floor, class)| (floor.name.as_str(), class, &floor.series)),
-                );
-            }
-            if let Some(plot) = percentile_curves(&lines) {
-                let _ = writeln!(text, "<h3>{heading}</h3>");
-                text.push_str(&figure("", &plot));
-            }
-        }
-    }
-    if !text.is_empty() {
-        text.insert_str(
-            0,
-            "<p>How slow the slowest are: read a curve at p99 for what 99 of 100 operations did not \
-             exceed. Both scales are logarithmic.</p>\n",
-        );
-    }
-    section(body, "Percentiles", &text);
-}
-
-fn throughput(body: &mut String, results: &Results) {
-    let groups = groups(results.closed());
-    if groups.iter().all(|(_, members)| members.len() < 2) {
-        return;
-    }
-    let mut text = String::new();
-    for part in groups.chunks(MOST_CURVES) {
-        let curve = |(at, (name, members)): (usize, &(String, Vec<&Measurement>))| {
-            let point = |one: &&Measurement| Point {
-                x: f64::from(one.what.depth),
-                y: one.iops(),
-                hollow: false,
-                tip: format!("{}: {}/s", one.what.name(), count(one.iops())),
-            };
-            let mut points: Vec<Point> = members.iter().map(point).collect();
-            points.sort_by(|one, two| one.x.total_cmp(&two.x));
-            Curve { name: name.clone(), class: class_of(at), points }
-        };
-        let curves: Vec<Curve> = part.iter().enumerate().map(curve).collect();
-        let mut ticks: Vec<f64> =
-            curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.x)).collect();
-        ticks.sort_by(f64::total_cmp);
-        ticks.dedup();
-        let chart = Chart {
-            label: "Operations per second over queue depth".to_owned(),
-            x: Axis {
-                title: "queue depth: operations in flight, of each client".to_owned(),
-                scale: Scale::Log,
-                label: |depth| format!("{depth:.0}"),
-                ticks,
-            },
-            y: Axis {
-                title: "operations per second".to_owned(),
-                scale: Scale::Linear,
-                label: count,
-                ticks: Vec::new(),
-            },
-            curves,
-        };
-        text.push_str(&chart.draw().map(|plot| figure("", &plot)).unwrap_or_default());
-    }
-    section(body, "Throughput over queue depth", &text);
-}
-
-fn load(body: &mut String, results: &Results) {
-    let mut text = String::new();
-    for (name, mut members) in groups(results.open()) {
-        let rate = |one: &Measurement| one.what.offered.map_or(0.0, |offered| offered.rate);
-        members.sort_by(|one, two| rate(one).total_cmp(&rate(two)));
-        let curve = |label: &str, class: String, of: &dyn Fn(&Measurement) -> Option<u64>| {
-            let point = |one: &&Measurement| {
-                let ns = of(one)? as f64;
-                let tip = format!("{label} at {}/s: {}", count(rate(one)), time(ns));
-                Some(Point { x: rate(one), y: ns, hollow: one.outcome.is_saturated(), tip })
-            };
-            let points = members.iter().filter_map(point).collect();
-            Curve { name: label.to_owned(), class, points }
-        };
-        let quantile =
-            |share: f64| move |one: &Measurement| Some(one.outcome.response.quantile_ns(share));
-        let service = |one: &Measurement| Some(one.outcome.service.as_ref()?.quantile_ns(0.99));
-        let curves = vec![
-            curve("p50", class_of(0), &quantile(0.5)),
-            curve("p99", class_of(1), &quantile(0.99)),
-            curve("p99.9", class_of(3), &quantile(0.999)),
-            curve("p99 from its start", "quietly".to_owned(), &service),
-        ];
-        let chart = Chart {
-            label: format!("Latency over offered load: {name}"),
-            x: Axis {
-                title: "offered load: arrivals per second, of all clients".to_owned(),
-                scale: Scale::Linear,
-                label: count,
-                ticks: Vec::new(),
-            },
-            y: Axis {
-                title: "latency from the intended arrival".to_owned(),
-                scale: Scale::Log,
-                label: round_time,
-                ticks: Vec::new(),
-            },
-            curves,
-        };
-        if let Some(plot) = chart.draw() {
-            let _ = writeln!(text, "<h3>{}</h3>", escape(&name));
-            text.push_str(&figure("", &plot));
-        }
-    }
-    if !text.is_empty() {
-        text.insert_str(
-            0,
-            "<p>Open loop: operations arrive at a given rate whatever the device does, and wait if no \
-             slot is free. Rings are saturated: more arrived than was served, and the latencies are \
-             those of a queue that grows for as long as the run lasts. The dashed line leaves out the \
-             wait before the start, as a program sees that stops asking while it waits.</p>\n",
-        );
-    }
-    section(body, "Latency over offered load", &text);
-}
-
-fn cpu(body: &mut String, results: &Results) {
-    let rows: Vec<bars::Row> = results
-        .results
-        .iter()
-        .map(|one| {
-            let (client, device) = one.cpu_per_operation();
-            bars::Row { name: one.what.name(), client, device }
-        })
-        .collect();
-    let text = "CPU time per operation. Client: all clients' processes (for a device in the same \
-                process, the thread that runs the load). Device: the broker's process with the \
-                software device in it, or the other threads; a device that looks for work all the \
-                time uses its core whether it is asked or not.";
-    let plots: String =
-        rows.chunks(24).filter_map(bars::draw).map(|plot| figure("", &plot)).collect();
-    if !plots.is_empty() {
-        section(body, "CPU time per operation", &format!("<p>{text}</p>\n{plots}"));
-    }
 }
 
 fn clients(body: &mut String, results: &Results) {

@@ -100,8 +100,8 @@ fn tails(text: &mut String, results: &Results) {
     let moved: u64 = results.results.iter().map(|one| one.outcome.response.bytes()).sum();
     let _ = writeln!(
         text,
-        "\nCPU/IO: CPU time of the clients per operation; device: of the device's process or \
-         threads.\n{} moved.",
+        "\nCPU/IO: CPU time of the clients per operation; device: the same of the device.\n\
+         {} moved.",
         bytes(moved)
     );
 }

@@ -77,8 +77,12 @@ mod tests {
     /// The cells of a line.
     fn cells(line: &str) -> Vec<String> {
         let (mut cells, mut inside) = (vec![String::new()], false);
-        for letter in line.chars() {
+        let mut letters = line.chars().peekable();
+        while let Some(letter) = letters.next() {
             match letter {
+                '"' if inside && letters.next_if_eq(&'"').is_some() => {
+                    cells.last_mut().unwrap().push('"');
+                }
                 '"' => inside = !inside,
                 ',' if !inside => cells.push(String::new()),
                 other => cells.last_mut().unwrap().push(other),

@@ -93,6 +93,11 @@ fn describe(controller: &ControllerInfo, namespaces: &[NamespaceInfo]) -> String
             "I/O queues",
             format!("{}, of up to {} entries", controller.queues, controller.max_entries),
         ),
+        (
+            "doorbells",
+            if controller.shadow_doorbells { "registers and shadows" } else { "registers" }
+                .to_owned(),
+        ),
         ("largest transfer", most),
         (
             "write cache",

@@ -10,9 +10,12 @@ use std::sync::Arc;
 
 use doorbell::bus::{Bus, Device};
 use doorbell::deadline::Deadline;
-use doorbell::driver::{Driver, DriverError, QueueMemory, QueueRequest, Scope, Who};
+use doorbell::driver::{
+    Driver, DriverError, QueueMemory, QueueRequest, QueueShadow, Scope, ShadowWords, Who,
+};
 use doorbell::tier::Tier;
 use doorbell_nvme::{NvmeAdmin, NvmeDriver, NvmeReply};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 fn bus(options: &str) -> Arc<dyn Bus> {
@@ -107,6 +110,39 @@ fn queues_that_cannot_be_are_refused_before_the_controller() {
         // After a reset none of them exists.
         driver.recover(Scope::Device, soon()).await.unwrap();
         driver.create_queue(2, &request(16), memory).await.unwrap();
+        driver.shutdown(soon()).await.unwrap();
+    });
+}
+
+#[test]
+fn shadow_doorbells_lie_as_the_registers_do_and_begin_at_zero() {
+    with_driver("ram=1M,queues=3,dstrd=1,dbbuf=1", async |device, driver| {
+        let driver = driver.unwrap();
+        let ring = device.alloc_shared(8192).unwrap();
+        let memory = QueueMemory { submission: ring.iova(), completion: ring.iova() + 4096 };
+        let request = QueueRequest { entries: 16, at_least: Tier::Cooperative };
+        let word = |shadow: &QueueShadow, at: u64| {
+            shadow.memory.memory().load_u32(at as usize, Ordering::Relaxed).unwrap()
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..50 {
+            let grant = driver.create_queue(2, &request, memory).await.unwrap();
+            let shadow = grant.shadow.expect("the controller offers them");
+            // A stride of 8 bytes: queue 2 has doorbells 4 and 5.
+            assert_eq!(shadow.submission, ShadowWords { value: 32, event: 4096 + 32 });
+            assert_eq!(shadow.completion, ShadowWords { value: 40, event: 4096 + 40 });
+            assert_eq!(grant.submission_doorbell, 0x1000 + shadow.submission.value);
+            assert_eq!((word(&shadow, 32), word(&shadow, 40)), (0, 0));
+            // The controller polls: right behind the doorbell, at the ring's end.
+            assert_eq!((word(&shadow, 4096 + 32), word(&shadow, 4096 + 40)), (15, 15));
+            seen.insert(shadow.memory.iova());
+            shadow.memory.memory().fill(0, 8192, 0xee).unwrap();
+            driver.recover(Scope::Device, soon()).await.unwrap();
+            // Nobody looks there any more, and the device cannot.
+            assert_eq!(word(&shadow, 4096 + 32), 0xeeee_eeee);
+        }
+        // New pages after each reset, and the old ones given back.
+        assert!(seen.len() <= 2, "{seen:x?}");
         driver.shutdown(soon()).await.unwrap();
     });
 }

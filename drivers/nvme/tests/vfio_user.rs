@@ -53,7 +53,7 @@ impl Host {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("nvme.sock");
-        let device = SoftNvme::builder().ram(1 << 20).queues(2).build().unwrap();
+        let device = SoftNvme::builder().ram(1 << 20).queues(2).dbbuf(true).build().unwrap();
         let options = ServerOptions::at(&path);
         let harness = HarnessOptions { name: "soft:nvme".into(), ..HarnessOptions::default() };
         let mut server = Server::bind(Box::new(device), harness, &options).unwrap();
@@ -155,12 +155,18 @@ impl Host {
 
     /// Rings for an Identify Controller.
     fn identify(&mut self) {
+        self.submit(6, DATA, 0);
+    }
+
+    /// Rings for an admin command with CDW10 = 1.
+    fn submit(&mut self, opcode: u8, prp1: u64, prp2: u64) {
         let at = ASQ as usize + self.tail as usize * 64;
         let entry = &mut self.memory[at..at + 64];
         entry.fill(0);
-        entry[0] = 6;
+        entry[0] = opcode;
         entry[2] = self.tail as u8;
-        entry[24..32].copy_from_slice(&DATA.to_le_bytes());
+        entry[24..32].copy_from_slice(&prp1.to_le_bytes());
+        entry[32..40].copy_from_slice(&prp2.to_le_bytes());
         entry[40] = 1;
         self.tail += 1;
         let tail = self.tail;
@@ -208,6 +214,30 @@ fn a_register_read_goes_before_a_dma_read_that_waits() {
     assert_eq!(host.memory[data..data + 2], 0xdb01_u16.to_le_bytes());
     let status = u16::from_le_bytes(host.memory[0x200e..0x2010].try_into().unwrap());
     assert_eq!(status >> 1, 0, "the command did not fail");
+}
+
+/// A look at a shadow doorbell must not be a message.
+#[test]
+fn shadow_doorbells_in_memory_that_is_not_shared_are_refused() {
+    const DOORBELL_BUFFER_CONFIG: u8 = 0x7c;
+    const DATA_TRANSFER_ERROR: u16 = 0x04;
+    let mut host = Host::new();
+    host.enable();
+    host.submit(DOORBELL_BUFFER_CONFIG, 0x8000, 0x9000);
+    while !host.completed() {
+        let frame = host.next();
+        host.serve(&frame);
+    }
+    let status = u16::from_le_bytes(host.memory[0x200e..0x2010].try_into().unwrap());
+    assert_eq!(status >> 1 & 0x7ff, DATA_TRANSFER_ERROR);
+    // It goes on with registers.
+    host.identify();
+    while !host.completed() {
+        let frame = host.next();
+        host.serve(&frame);
+    }
+    let data = DATA as usize;
+    assert_eq!(host.memory[data..data + 2], 0xdb01_u16.to_le_bytes());
 }
 
 #[test]

@@ -219,13 +219,23 @@ impl Device {
 
     /// Zeroed whole pages of the driver's own that its clients may map too: what a device shares with
     /// all of them, such as shadow doorbells. Nothing else lies in them. They stay mapped for the device
-    /// until it is closed.
+    /// until they are freed or it is closed.
     ///
     /// # Errors
     /// [`DmaError`] if memory or IOVA space could not be had.
     pub fn alloc_pages(&self, len: usize) -> Result<SharedPages, DmaError> {
         let mut partition = self.inner.partition.lock().unwrap_or_else(PoisonError::into_inner);
         SharedPages::new(len, &mut partition, &*self.inner.bus.dma())
+    }
+
+    /// Takes pages back from the device. Only after it has confirmed that it uses them no more. Clients
+    /// who map them keep memory that nobody looks at.
+    ///
+    /// # Errors
+    /// [`DmaError`] if the IOMMU refuses; their addresses are then not used again.
+    pub fn free_pages(&self, pages: &SharedPages) -> Result<(), DmaError> {
+        let mut partition = self.inner.partition.lock().unwrap_or_else(PoisonError::into_inner);
+        pages.unmap(&mut partition, &*self.inner.bus.dma())
     }
 
     fn growing<T>(

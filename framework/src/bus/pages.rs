@@ -1,10 +1,13 @@
 //! [`SharedPages`]: memory that a driver shares with its device and with all clients of it.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
 
 use doorbell_queues::SharedMem;
 
-use crate::dma::{Access, DmaError, DmaSpace, HugePages, Memfd, Partition, Prefault};
+use super::proof::PartitionQuiesced;
+use crate::dma::{Access, DmaError, DmaSpace, HugePages, Mapping, Memfd, Partition, Prefault};
 
 /// Pages that the device, its driver and its clients share: see [`super::Device::alloc_pages`].
 #[derive(Debug)]
@@ -12,6 +15,8 @@ pub struct SharedPages {
     memfd: Memfd,
     memory: SharedMem,
     iova: u64,
+    /// Until [`super::Device::free_pages`].
+    mapping: Mutex<Option<Mapping>>,
 }
 
 impl SharedPages {
@@ -24,11 +29,31 @@ impl SharedPages {
         let memory = memfd.map(Prefault::Yes)?;
         let iova = partition.alloc(memfd.len())?;
         let mapped = space.map(partition.id(), iova, &memfd, 0, memfd.len(), Access::ReadWrite);
-        if let Err(error) = mapped {
-            partition.release_unused(iova, memfd.len())?;
-            return Err(error);
+        match mapped {
+            Ok(mapping) => Ok(Self { memfd, memory, iova, mapping: Mutex::new(Some(mapping)) }),
+            Err(error) => {
+                partition.release_unused(iova, memfd.len())?;
+                Err(error)
+            }
         }
-        Ok(Self { memfd, memory, iova })
+    }
+
+    /// Takes them from the device. Whoever maps them still has them.
+    pub(super) fn unmap(
+        &self,
+        partition: &mut Partition,
+        space: &dyn DmaSpace,
+    ) -> Result<(), DmaError> {
+        let mapping = self.mapping.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mapping) = mapping else { return Ok(()) };
+        // The driver's partition has no queue of a client's, so nothing else is to be proven.
+        let proof = PartitionQuiesced::of(partition.id(), &BTreeSet::new(), Vec::new());
+        let Ok(proof) = proof else { return Ok(()) };
+        match space.unmap(mapping, &proof) {
+            Ok(unmapped) => partition.release(unmapped),
+            // Its addresses are not used again.
+            Err((_, error)) => Err(error),
+        }
     }
 
     /// Where the device finds them.

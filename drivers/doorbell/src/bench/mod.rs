@@ -55,10 +55,10 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
             // The floors' client is this thread, whoever the device's clients are.
             cores::pin_to(cores.client)?;
         }
-        let measured = measurer.measure(args, &plan, placement, old.as_ref()).await;
+        let measured = measurer.measure(args, &plan, placement, old.as_ref()).await?;
         let device = measurer.device().to_owned();
         measurer.finish().await?;
-        anyhow::Ok((measured?, device))
+        anyhow::Ok((measured, device))
     });
     let (Measured { floors, results }, device) = measured?;
     let facts = facts(args, &plan, placement);

@@ -268,7 +268,7 @@ mod tests {
         reached.outcome.response.record_many(100, 200_000);
         reached.outcome.response.extend(Duration::from_secs(1), 0);
         let jobs = plan.sweep(&[reached], None);
-        let rates: Vec<f64> = jobs.iter().filter_map(|job| job.rate()).map(|rate| rate.0).collect();
+        let rates: Vec<f64> = jobs.iter().filter_map(Job::rate).map(|rate| rate.0).collect();
         assert_eq!(rates.len(), SHARES.len());
         assert!((rates[0] - 20_000.0).abs() < 1.0 && (rates[8] - 220_000.0).abs() < 1.0);
         assert!(jobs.iter().all(|job| job.what.depth == 8));

@@ -8,19 +8,24 @@
 //! Where each has a page of its own, by CAP.DSTRD, the words of one queue pair fill more than one page,
 //! so a controller offers either isolated doorbells or shadow doorbells.)
 //!
-//! The pages stay the same for as long as the device is open, also over a reset. A client whose queue
-//! was taken away keeps its mapping of them, like that of a doorbell page that cannot be revoked; what it
-//! stores for a queue that is gone reaches nobody, and once the queue's id is another client's it can do
-//! what `Cooperative` says: ring for it too early or too late, never make the controller leave that
-//! client's ring.
+//! Memory cannot be revoked: a client whose queue was taken away keeps its mapping of the pages. What it
+//! stores for a queue that is gone reaches nobody. While other queues exist the pages stay, and once the
+//! queue's id is another client's, the former holder can do to that one what a neighbour can: have old
+//! entries of its ring executed again, or keep its rings from being seen. The controller checks every
+//! value, so it never leaves that client's ring. When no queue is left, and after a reset, the next queue
+//! begins with new pages, and the old ones are nobody's.
 //!
 //! The admin queue keeps its registers.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use doorbell::bus::{Device, SharedPages};
-use doorbell::driver::{DriverError, QueueShadow, ShadowWords};
+use doorbell::deadline::Deadline;
+use doorbell::driver::{DriverError, QueueShadow, ShadowWords, rt};
 use doorbell_queues::OutOfBounds;
 
 use super::ADMIN_LIMIT;
@@ -45,16 +50,65 @@ impl Shared {
             tracing::warn!(device = %self.name(), queues, "no room for shadow doorbells: not used");
             return Ok(None);
         }
+        // Pages that somebody may still map are not used again.
         let known = self.shadows.borrow().clone();
-        let shadows = match known {
-            Some(shadows) => shadows,
+        let unused = known.clone().filter(|known| !known.given.get());
+        let new = match unused {
+            Some(unused) => unused,
             None => Shadows::new(&self.device, limits)?,
         };
-        *self.shadows.borrow_mut() = Some(shadows.clone());
-        let configured = shadows.configure(admin).await;
+        let configured = new.configure(admin).await;
         let configured =
             configured.map_err(|error| self.failed(error, "Doorbell Buffer Config"))?;
-        Ok(configured.then_some(shadows))
+        // What the controller uses from now on, and what it does not.
+        let (kept, other) = match known {
+            Some(known) if configured => (new.clone(), Some(known)),
+            Some(known) => (known, Some(new.clone())),
+            None => (new.clone(), None),
+        };
+        if let Some(other) = other.filter(|other| !Arc::ptr_eq(&other.pages, &kept.pages))
+            && let Err(error) = self.device.free_pages(&other.pages)
+        {
+            tracing::warn!(device = %self.name(), %error, "old shadow doorbells stay mapped");
+        }
+        *self.shadows.borrow_mut() = Some(kept);
+        Ok(configured.then_some(new))
+    }
+
+    /// The shadow doorbells for a queue that is about to be created: on new pages, if it is the first
+    /// after all others are gone. From the return on nothing may be awaited until the queue is recorded.
+    pub(super) async fn shadows_for_queue(
+        &self,
+        admin: &Rc<AdminQueue>,
+    ) -> Result<Option<Shadows>, DriverError> {
+        let deadline = Deadline::after(2 * ADMIN_LIMIT);
+        while self.renewing.get() {
+            deadline.check(|| format!("device {}: new shadow doorbells", self.name()))?;
+            rt::sleep(Duration::from_millis(1)).await;
+        }
+        let Some(current) = self.shadows_in_use(admin) else { return Ok(None) };
+        if !current.given.get() || !self.queues.is_empty() {
+            return Ok(Some(current));
+        }
+        self.renewing.set(true);
+        let _over = Busy(&self.renewing);
+        let queues = self.controller().map_or(0, |controller| controller.queues);
+        match self.configure_shadows(admin, queues).await? {
+            Some(new) => {
+                self.use_shadows(admin, new.clone());
+                Ok(Some(new))
+            }
+            None => Ok(Some(current)),
+        }
+    }
+}
+
+/// Something is under way for as long as this lives.
+struct Busy<'a>(&'a Cell<bool>);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
     }
 }
 
@@ -64,13 +118,15 @@ pub(super) struct Shadows {
     pages: Arc<SharedPages>,
     cap: Cap,
     page: u64,
+    /// A client may map them.
+    given: Rc<Cell<bool>>,
 }
 
 impl Shadows {
     fn new(device: &Device, limits: &Limits) -> Result<Self, DriverError> {
         let (cap, page) = (limits.cap, limits.page.bytes());
         let pages = Arc::new(device.alloc_pages(2 * page as usize)?);
-        Ok(Self { pages, cap, page })
+        Ok(Self { pages, cap, page, given: Rc::default() })
     }
 
     /// Has the controller use them, from 0 on. False if it refuses. No I/O queue exists.
@@ -118,6 +174,7 @@ impl Shadows {
         cleared.map_err(|error| {
             broken(device, "clearing a queue's shadow doorbells", error.to_string())
         })?;
+        self.given.set(true);
         Ok(QueueShadow { memory: Arc::clone(&self.pages), submission, completion })
     }
 }

@@ -55,6 +55,8 @@ pub(super) struct Shared {
     up: RefCell<Option<Up>>,
     /// Pages for shadow doorbells, once a controller has offered them.
     pub(super) shadows: RefCell<Option<Shadows>>,
+    /// They are being exchanged.
+    pub(super) renewing: Cell<bool>,
     namespaces: RefCell<BTreeMap<u32, NamespaceInfo>>,
     pub(super) queues: IoQueues,
     pub(super) functions: Functions,
@@ -101,6 +103,7 @@ impl Shared {
             limits,
             up: RefCell::new(None),
             shadows: RefCell::new(None),
+            renewing: Cell::new(false),
             namespaces: RefCell::new(BTreeMap::new()),
             queues: IoQueues::default(),
             functions: Functions::default(),
@@ -201,7 +204,7 @@ impl Shared {
             ));
         }
         let admin = self.admin()?;
-        let shadows = self.up.borrow().as_ref().and_then(|up| up.shadows.clone());
+        let shadows = self.shadows_for_queue(&admin).await?;
         let shadows = shadows.filter(|_| !self.queues.has(new.id));
         let shadow = shadows.map(|shadows| shadows.prepare(&self.name, new.id)).transpose()?;
         let made = self.queues.create(&admin, new, ADMIN_LIMIT).await;
@@ -215,6 +218,20 @@ impl Shared {
             return Err(broken(&self.name, "format", "another format is under way"));
         }
         Ok(Formatting(self))
+    }
+
+    /// Shadow doorbells of the controller, if it is up with this admin queue.
+    pub(super) fn shadows_in_use(&self, admin: &Rc<AdminQueue>) -> Option<Shadows> {
+        let up = self.up.borrow();
+        up.as_ref().filter(|up| Rc::ptr_eq(&up.admin, admin)).and_then(|up| up.shadows.clone())
+    }
+
+    /// The controller uses these from now on, if it is still up with this admin queue.
+    pub(super) fn use_shadows(&self, admin: &Rc<AdminQueue>, shadows: Shadows) {
+        let up = &mut *self.up.borrow_mut();
+        if let Some(up) = up.as_mut().filter(|up| Rc::ptr_eq(&up.admin, admin)) {
+            up.shadows = Some(shadows);
+        }
     }
 
     /// The controller's limits, if it is up.

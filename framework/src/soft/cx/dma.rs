@@ -112,7 +112,7 @@ impl SoftCx {
 
     /// True if the last [`Fault`] was none: a read of memory that a peer has was given up, because
     /// the host wants an answer to something else first. A model that says
-    /// [`super::SoftDevice::repeats_dma`] makes the access again in a later poll.
+    /// [`crate::soft::SoftDevice::repeats_dma`] makes the access again in a later poll.
     #[must_use]
     #[inline]
     pub fn interrupted(&self) -> bool {

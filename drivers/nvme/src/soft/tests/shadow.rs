@@ -318,10 +318,8 @@ fn an_event_that_the_host_overwrites_is_written_anew() {
 fn a_page_that_is_unmapped_kills_the_queues_and_nothing_else() {
     let unmap = |bench: &mut Bench| {
         bench.cx.iommu_mut().unmap(PartitionId(0), BASE, MEMORY as u64).unwrap();
-        let (before, rest) = (bench.mem.slice(0, 4 << 20), bench.mem.slice(0, 4 << 20));
-        let _ = rest;
-        let access = Access::ReadWrite;
-        bench.cx.iommu_mut().map(PartitionId(0), BASE, before.unwrap(), access).unwrap();
+        let (rest, access) = (bench.mem.slice(0, 4 << 20).unwrap(), Access::ReadWrite);
+        bench.cx.iommu_mut().map(PartitionId(0), BASE, rest, access).unwrap();
     };
     for asleep in [false, true] {
         let mut bench = Bench::new(builder());
