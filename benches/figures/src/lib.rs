@@ -15,7 +15,7 @@
 //!
 //! The programs are `doorbell-figures`, which `cargo xtask bench` runs, and `doorbell-instructions`,
 //! which `cargo xtask instructions` runs. What each figure says and what it does not is in the book's
-//! chapter "Benchmarks".
+//! chapter "Figures and floors".
 #![deny(unsafe_code)]
 
 pub mod cases;
