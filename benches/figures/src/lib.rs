@@ -7,6 +7,7 @@
 //! | [`served`], [`nvme`] | a client process against a software controller in another process |
 //! | [`contention`] | two producers on one device queue, and what atomic operations cost them |
 //! | [`wake`] | from a completion to the task that awaits it |
+//! | [`queues_per_poller`] | one to 64 queues on one poller |
 //! | [`peers`] | the kernel's io_uring: no-ops, and reads of the same image |
 //! | [`cases`] | instructions of each hot path, counted by callgrind |
 //! | [`figures`], [`table`], [`run`] | the figures of one run, and how they are shown |
@@ -14,7 +15,7 @@
 //!
 //! The programs are `doorbell-figures`, which `cargo xtask bench` runs, and `doorbell-instructions`,
 //! which `cargo xtask instructions` runs. What each figure says and what it does not is in the book's
-//! chapter "Benchmarks".
+//! chapter "Figures and floors".
 #![deny(unsafe_code)]
 
 pub mod cases;
@@ -24,6 +25,7 @@ pub mod figures;
 pub mod in_thread;
 pub mod nvme;
 pub mod peers;
+pub mod queues_per_poller;
 pub mod rings;
 pub mod run;
 pub mod served;

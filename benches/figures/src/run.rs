@@ -12,19 +12,19 @@ use doorbell_nvme::Nvme;
 
 use crate::cases::{self, Cost};
 use crate::contention::{Contended, Contender};
-use crate::figures::{Device, Figure, Figures, Floors, Ring, Scaling, Wait};
+use crate::figures::{Device, Figure, Figures, Floors, QueuesPerPoller, Ring, Scaling, Wait};
 use crate::in_thread::Kind;
 use crate::nvme::{self, Command, DEPTH};
 use crate::peers::{self, Direct};
 use crate::served::{self, Served};
 use crate::wake::{self, Mode};
-use crate::{median, rings};
+use crate::{median, queues_per_poller, rings};
 
 /// Each figure is measured so often, one after the other.
 const ROUNDS: u32 = 5;
 
 /// What takes a share of each round.
-const SHARES: u32 = 26;
+const SHARES: u32 = 29;
 
 /// Bytes of the image that the kernel and a software controller both read.
 const IMAGE_BYTES: u64 = 16 << 20;
@@ -176,6 +176,8 @@ pub struct Measured {
     pub contended: Vec<(Contender, [Option<Contended>; 2])>,
     /// Nanoseconds per operation over commands in flight.
     pub scaling: Option<Vec<Scaling>>,
+    /// Nanoseconds per operation over queues of one poller.
+    pub queues_per_poller: Option<Vec<QueuesPerPoller>>,
     /// Interrupts that a device sent to a task within its spin budget, and its commands.
     pub hybrid_signals: (u64, u64),
     /// Instructions by case, if they were counted.
@@ -227,6 +229,7 @@ pub fn run(options: &Options) -> Result<Measured> {
         lines: Lines::new()?,
         contended: Vec::new(),
         scaling: None,
+        queues_per_poller: None,
         hybrid_signals: (0, 0),
         instructions,
         allocations: None,
@@ -242,6 +245,11 @@ pub fn run(options: &Options) -> Result<Measured> {
     let scaling = rings::scaling(3 * ROUNDS * each, ROUNDS);
     measured.scaling = or_tell("scaling", scaling).map(|points| {
         let point = |(in_flight, ns)| Scaling { in_flight, ns_per_op: rounded(ns) };
+        points.into_iter().map(point).collect()
+    });
+    let pollers = queues_per_poller::measure(3 * ROUNDS * each, ROUNDS);
+    measured.queues_per_poller = or_tell("queues on one poller", pollers).map(|points| {
+        let point = |(queues, ns)| QueuesPerPoller { queues, ns_per_op: rounded(ns) };
         points.into_iter().map(point).collect()
     });
     let allocations = [Kind::Direct, Kind::Futures]
@@ -391,7 +399,7 @@ impl Measured {
                 hybrid_ns: self.lines.wake_hybrid.ns(),
             },
             scaling: self.scaling.clone(),
-            queues_per_poller: None,
+            queues_per_poller: self.queues_per_poller.clone(),
         }
     }
 }

@@ -280,13 +280,23 @@ fn instructions(text: &mut String, measured: &Measured) {
 }
 
 fn scaling(text: &mut String, measured: &Measured) {
-    let Some(points) = &measured.scaling else { return };
-    let depths: Vec<_> = points.iter().map(|point| point.in_flight.to_string()).collect();
-    let costs: Vec<_> = points.iter().map(|point| format!("{:.1}", point.ns_per_op)).collect();
+    if let Some(points) = &measured.scaling {
+        let points = points.iter().map(|point| (point.in_flight, point.ns_per_op));
+        curve(text, "in flight", &points.collect::<Vec<_>>());
+    }
+    if let Some(points) = &measured.queues_per_poller {
+        let points = points.iter().map(|point| (point.queues, point.ns_per_op));
+        curve(text, "queues on one poller", &points.collect::<Vec<_>>());
+    }
+}
+
+fn curve(text: &mut String, over: &str, points: &[(usize, f64)]) {
+    let (numbers, costs): (Vec<_>, Vec<_>) =
+        points.iter().map(|(number, ns)| (number.to_string(), format!("{ns:.1}"))).unzip();
     let _ = writeln!(
         text,
-        "| in flight | {} |\n|---|{}\n| ns per operation | {} |\n",
-        depths.join(" | "),
+        "| {over} | {} |\n|---|{}\n| ns per operation | {} |\n",
+        numbers.join(" | "),
         "---|".repeat(points.len()),
         costs.join(" | ")
     );

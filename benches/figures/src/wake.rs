@@ -83,7 +83,7 @@ impl Between {
         }
         let pause = || {
             if placement.is_none() {
-                std::thread::yield_now()
+                std::thread::yield_now();
             }
         };
         while !self.stop.load(Ordering::Relaxed) {

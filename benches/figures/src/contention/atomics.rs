@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::Result;
 use crossbeam_utils::CachePadded;
 
-use super::Producer;
+use super::{CAPACITY, Producer};
+
+/// More than a queue has room for: so few nanoseconds each would not outlast the barrier's skew.
+const ROUND: usize = 32 * CAPACITY as usize;
 
 type Shared = Arc<CachePadded<AtomicU64>>;
 
@@ -33,6 +36,8 @@ pub(super) fn exchangers(count: usize) -> Vec<impl Producer> {
 }
 
 impl Producer for Adder {
+    const ROUND: usize = ROUND;
+
     #[inline]
     fn submit(&mut self) -> Result<()> {
         // AcqRel, as a ring's reservation would need it.
@@ -54,6 +59,8 @@ impl Producer for Adder {
 }
 
 impl Producer for Exchanger {
+    const ROUND: usize = ROUND;
+
     #[inline]
     fn submit(&mut self) -> Result<()> {
         let mut was = self.word.load(Ordering::Relaxed);

@@ -12,9 +12,9 @@
 //!
 //! **Did they overlap?** A virtual machine may run its cores one after the other. A round counts only
 //! if the producers were at work together for most of the shortest one's time. And each contender
-//! tells how often the turn changed: neighbours in the device's ring that come from different
-//! producers, values of a counter that somebody else has moved, exchanges that failed. Producers
-//! that ran one after the other would show one change in a round.
+//! tells how often the turn changed in the rounds that count: neighbours in the device's ring that
+//! come from different producers, values of a counter that somebody else has moved, exchanges that
+//! failed. Producers that ran one after the other would show one change in a round.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -97,13 +97,17 @@ pub struct Contended {
     pub ns: Option<f64>,
     /// Rounds that count, and all of them.
     pub rounds: (usize, usize),
-    /// How often the turn changed between producers, for each command; `None` if nothing is shared.
+    /// How often the turn changed between producers, for each command of the rounds that count;
+    /// `None` if nothing is shared, or none counts.
     pub turns: Option<f64>,
 }
 
 /// One of the threads that submit to the same device.
 pub(crate) trait Producer: Send {
-    /// Places one command. The producers together place no more than [`CAPACITY`] in a round.
+    /// How many commands the producers place together in a round.
+    const ROUND: usize = CAPACITY as usize;
+
+    /// Places one command. The producers together place no more than [`Producer::ROUND`] in a round.
     fn submit(&mut self) -> Result<()>;
 
     /// Tells the device of everything placed.
@@ -120,8 +124,8 @@ pub(crate) trait Producer: Send {
     /// first.
     fn recycle(&mut self) -> Result<()>;
 
-    /// How often the turn changed between producers so far, as far as this one knows; `None` if
-    /// nothing is shared.
+    /// How often the turn changed between producers so far, as far as this one knows after its
+    /// recycling; `None` if nothing is shared.
     fn turns(&self) -> Option<u64>;
 }
 
@@ -133,6 +137,18 @@ struct Rounds {
     over: CachePadded<AtomicU32>,
     began: Vec<CachePadded<AtomicU64>>,
     ended: Vec<CachePadded<AtomicU64>>,
+    /// Turns of this round, as each producer counted them.
+    turns: Vec<CachePadded<AtomicU64>>,
+}
+
+/// One round.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Judged {
+    /// Nanoseconds of one command.
+    ns: f64,
+    /// Whether the producers overlapped.
+    counts: bool,
+    turns: u64,
 }
 
 impl Rounds {
@@ -160,8 +176,8 @@ impl Rounds {
         Ok(())
     }
 
-    /// Time of one command, and whether the producers overlapped. While all of them rest.
-    fn judge(&self, commands: usize) -> (f64, bool) {
+    /// What became of a round in which each producer placed `commands`. While all of them rest.
+    fn judge(&self, commands: usize) -> Judged {
         let load = |times: &[CachePadded<AtomicU64>]| -> Vec<u64> {
             times.iter().map(|at| at.load(Ordering::Relaxed)).collect()
         };
@@ -173,8 +189,11 @@ impl Rounds {
         let ((first, last_begin), (first_end, last)) = (edge(&began), edge(&ended));
         let shortest = began.iter().zip(&ended).map(|(from, to)| to.saturating_sub(*from)).min();
         let together = first_end.saturating_sub(last_begin) as f64;
-        let overlapped = together >= TOGETHER * shortest.unwrap_or(0) as f64;
-        (last.saturating_sub(first) as f64 / commands as f64, overlapped)
+        Judged {
+            ns: last.saturating_sub(first) as f64 / commands as f64,
+            counts: together >= TOGETHER * shortest.unwrap_or(0) as f64,
+            turns: load(&self.turns).iter().sum(),
+        }
     }
 }
 
@@ -186,7 +205,7 @@ fn run<P: Producer>(
     time: Duration,
 ) -> Result<Contended> {
     ensure!(producers.len() == on.len() && !on.is_empty() && batch > 0, "no producers");
-    let each = usize::from(CAPACITY) / on.len();
+    let each = P::ROUND / on.len();
     let times = || on.iter().map(|_| CachePadded::default()).collect();
     let rounds = Rounds {
         epoch: Instant::now(),
@@ -194,6 +213,7 @@ fn run<P: Producer>(
         over: CachePadded::default(),
         began: times(),
         ended: times(),
+        turns: times(),
     };
     let outcomes = std::thread::scope(|scope| {
         let threads: Vec<_> = producers
@@ -211,28 +231,29 @@ fn run<P: Producer>(
         });
         joined.collect::<Vec<Result<Part>>>()
     });
-    let mut samples = Vec::new();
-    let (mut all, mut turns) = (0, None);
-    for outcome in outcomes {
-        let part = outcome?;
-        all += part.rounds.len();
-        samples.extend(part.rounds.iter().filter(|(_, counts)| *counts).map(|(ns, _)| *ns));
-        turns = part.turns.map_or(turns, |more| Some(turns.unwrap_or(0) + more));
-    }
-    ensure!(all > 0, "there was no round");
-    let commands = ((all + 1) * each * on.len()) as f64;
+    let parts = outcomes.into_iter().collect::<Result<Vec<_>>>()?;
+    let shares = parts.iter().any(|part| part.shares);
+    let judged: Vec<Judged> = parts.into_iter().flat_map(|part| part.rounds).collect();
+    ensure!(!judged.is_empty(), "there was no round");
+    let counted = || judged.iter().filter(|round| round.counts);
+    let samples: Vec<f64> = counted().map(|round| round.ns).collect();
+    let rounds = (samples.len(), judged.len());
+    let turns = counted().map(|round| round.turns).sum::<u64>() as f64;
+    let commands = (rounds.0 * each * on.len()) as f64;
+    let some = rounds.0 > 0;
     Ok(Contended {
-        ns: (!samples.is_empty()).then(|| median(samples.clone())),
-        rounds: (samples.len(), all),
-        turns: turns.map(|turns| turns as f64 / commands),
+        ns: some.then(|| median(samples)),
+        rounds,
+        turns: (shares && some).then(|| turns / commands),
     })
 }
 
 /// What one producer brings home.
 struct Part {
-    /// Of the first producer: each round's figure, and whether it counts.
-    rounds: Vec<(f64, bool)>,
-    turns: Option<u64>,
+    /// Of the first producer: each round.
+    rounds: Vec<Judged>,
+    /// Whether anything is shared, as far as this one knows.
+    shares: bool,
 }
 
 /// The life of one producer. Everybody goes to the same barriers, whatever happens.
@@ -246,7 +267,7 @@ fn produce<P: Producer>(
 ) -> Result<Part> {
     let mut outcome = core.map_or(Ok(()), cores::pin_to);
     let mut met = 0;
-    let mut judged = Vec::new();
+    let (mut judged, mut counted) = (Vec::new(), 0);
     let (count, begin) = (rounds.began.len(), Instant::now());
     for round in 0_u64.. {
         rounds.meet(&mut met)?;
@@ -261,11 +282,15 @@ fn produce<P: Producer>(
             outcome = submit_all(&mut producer, each, batch, each * count);
         }
         ended.store(rounds.now(), Ordering::Relaxed);
+        rounds.meet(&mut met)?;
         for turn in 0..count {
-            rounds.meet(&mut met)?;
             if turn == index && outcome.is_ok() {
                 outcome = producer.recycle();
+                let so_far = producer.turns().unwrap_or(0);
+                rounds.turns[index].store(so_far - counted, Ordering::Relaxed);
+                counted = so_far;
             }
+            rounds.meet(&mut met)?;
         }
         if index == 0 && round > 0 {
             // The first round touches memory for the first time.
@@ -277,7 +302,7 @@ fn produce<P: Producer>(
         }
     }
     outcome.with_context(|| format!("producer {index}"))?;
-    Ok(Part { rounds: judged, turns: producer.turns() })
+    Ok(Part { rounds: judged, shares: producer.turns().is_some() })
 }
 
 #[inline(never)]
