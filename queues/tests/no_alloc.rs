@@ -15,8 +15,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use bytemuck::{Pod, Zeroable};
 use doorbell_queues::{
-    Cells, Doorbell, Fate, Interrupt, NextCompletion, Parked, Queue, QueueName, QueueParts, QueueProtocol,
-    SharedMem, SpinBudget, Tag, WaitError, Word, Word32,
+    Cells, Doorbell, Fate, Interrupt, NextCompletion, Parked, Queue, QueueName, QueueParts,
+    QueueProtocol, SharedMem, SpinBudget, Tag, WaitError, Word, Word32,
 };
 
 struct Counting;

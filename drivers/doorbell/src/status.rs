@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use doorbell::wire::{
-    FunctionState, FunctionStatus, PollerStatus, ReclaimCause, RevokeTarget, SessionStatus, StatusReport,
+    FunctionState, FunctionStatus, PollerStatus, ReclaimCause, RevokeTarget, SessionStatus,
+    StatusReport,
 };
 use doorbell_bench::report::units::bytes;
 use serde::Serialize;

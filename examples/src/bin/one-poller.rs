@@ -52,7 +52,10 @@ async fn run(queues: u64, socket: Option<String>) -> Result<()> {
     }
     let (reads, seconds) = (queues * DEPTH * READS, begin.elapsed().as_secs_f64());
     ensure!(reads > 0, "no queue, no reads");
-    println!("{queues} queues, {reads} reads in {seconds:.3} s, {:.0} a second", reads as f64 / seconds);
+    println!(
+        "{queues} queues, {reads} reads in {seconds:.3} s, {:.0} a second",
+        reads as f64 / seconds
+    );
     let counters = poller.counters();
     println!(
         "{} polls of tasks, {} % of its turns busy, {} sleeps",
@@ -66,7 +69,8 @@ async fn run(queues: u64, socket: Option<String>) -> Result<()> {
 /// On the poller's thread: a queue that its tasks share by `Rc`.
 async fn one_queue(client: Client) -> Result<(), NvmeError> {
     let nvme = Rc::new(Nvme::claim(&client, QueueSpec::depth(DEPTH as u32)).await?);
-    let readers: Vec<_> = (0..DEPTH).map(|task| spawn_local(read(Rc::clone(&nvme), task))).collect();
+    let readers: Vec<_> =
+        (0..DEPTH).map(|task| spawn_local(read(Rc::clone(&nvme), task))).collect();
     for reader in readers {
         // A task that panicked would have said so; its error is the device's.
         if let Ok(result) = reader.await {

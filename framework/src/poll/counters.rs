@@ -81,18 +81,7 @@ impl PollerCounters {
             3 => PollerState::Ended,
             _ => PollerState::Unknown,
         };
-        Self {
-            state,
-            turns,
-            busy_turns,
-            polls,
-            sleeps,
-            wakes,
-            asleep_us,
-            alive_us,
-            tasks,
-            queues,
-        }
+        Self { state, turns, busy_turns, polls, sleeps, wakes, asleep_us, alive_us, tasks, queues }
     }
 
     fn words(&self) -> [u64; WORDS] {

@@ -38,10 +38,8 @@ impl Executor {
             None => {
                 // Tasks are booked before they come, so there are at most `MAX_TASKS` places.
                 let place = self.places.len() as u32;
-                let waker = Waker::from(Arc::new(TaskWaker {
-                    shared: Arc::clone(&self.shared),
-                    place,
-                }));
+                let waker =
+                    Waker::from(Arc::new(TaskWaker { shared: Arc::clone(&self.shared), place }));
                 self.places.push(Place { task: None, waker });
                 here.ready.borrow_mut().grow(self.places.len());
                 place

@@ -160,7 +160,8 @@ impl Lines {
         let epoll = self.epoll.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(epoll, &line.event, epoll::EventData::new_u64(index.into()), flags)?;
-        let post = Arc::new(Post { shared: Arc::clone(shared), index, gone: AtomicBool::new(false) });
+        let post =
+            Arc::new(Post { shared: Arc::clone(shared), index, gone: AtomicBool::new(false) });
         let NextCompletion { ring, offset, phase, fresh } = *next;
         let entry = Entry {
             word: Word { ring: ring.clone(), offset, phase, fresh },
@@ -342,7 +343,8 @@ impl Lines {
                 entry.sleepers.wake_all(ready, due);
                 continue;
             }
-            let (Some((limit, every)), Some(oldest)) = (entry.line.limit(), entry.sleepers.oldest())
+            let (Some((limit, every)), Some(oldest)) =
+                (entry.line.limit(), entry.sleepers.oldest())
             else {
                 continue;
             };

@@ -158,7 +158,8 @@ impl Registry {
         number: usize,
     ) -> Result<Poller, PollError> {
         let load = |cpu: usize| {
-            let here = |poller: &&Poller| poller.placement().cpu.map(|cpu| cpu as usize) == Some(cpu);
+            let here =
+                |poller: &&Poller| poller.placement().cpu.map(|cpu| cpu as usize) == Some(cpu);
             started.iter().filter(here).count() as u32
         };
         let cpu = self.topology.choose(node, &self.allowed, load);

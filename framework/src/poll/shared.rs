@@ -89,7 +89,8 @@ impl Shared {
     pub(super) fn book(&self) -> bool {
         let room = |tasks: u32| (tasks < MAX_TASKS as u32).then_some(tasks + 1);
         // Relaxed: a count, nothing is published by it.
-        !self.closing() && self.tasks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
+        !self.closing()
+            && self.tasks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
     }
 
     pub(super) fn unbook(&self) {

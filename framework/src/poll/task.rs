@@ -239,8 +239,5 @@ fn task<F: Future + 'static>(
 ) -> Local {
     let own = Arc::clone(&control);
     let future = Some(Box::pin(future));
-    Local {
-        future: Box::pin(Task { future, answer: Some(answer), control: own, booked }),
-        control,
-    }
+    Local { future: Box::pin(Task { future, answer: Some(answer), control: own, booked }), control }
 }

@@ -64,7 +64,9 @@ mod tests {
     #[test]
     fn siblings_share_a_core() {
         let folder = tempfile::tempdir().unwrap();
-        for (cpu, list) in [("cpu0", "0,2\n"), ("cpu1", "1,3\n"), ("cpu2", "0,2\n"), ("cpufreq", "")] {
+        for (cpu, list) in
+            [("cpu0", "0,2\n"), ("cpu1", "1,3\n"), ("cpu2", "0,2\n"), ("cpufreq", "")]
+        {
             let topology = folder.path().join(cpu).join("topology");
             std::fs::create_dir_all(&topology).unwrap();
             std::fs::write(topology.join("core_cpus_list"), list).unwrap();

@@ -29,13 +29,14 @@ mod tests;
 
 pub use codec::{Header, Message, WireError};
 pub use message::{
-    DeviceInfo, EndCause, Event, Grant, Place, PollerAbout, Reply, Request, RevokeTarget, SignalLayout, Timeout,
+    DeviceInfo, EndCause, Event, Grant, Place, PollerAbout, Reply, Request, RevokeTarget,
+    SignalLayout, Timeout,
 };
 pub use refusal::{Limit, Refusal};
 pub use socket::{Packet, Received};
 pub use status::{
-    ArenaStatus, FunctionState, FunctionStatus, PollerStatus, QueueStatus, QuotaStatus, ReclaimCause,
-    ReclaimReport, SessionStatus, StatusReport,
+    ArenaStatus, FunctionState, FunctionStatus, PollerStatus, QueueStatus, QuotaStatus,
+    ReclaimCause, ReclaimReport, SessionStatus, StatusReport,
 };
 
 /// Version of the protocol. Any change of a message's form is a new version.

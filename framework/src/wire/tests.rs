@@ -43,7 +43,8 @@ fn request() -> impl Strategy<Value = Request> {
             }
         ),
         any::<u16>().prop_map(|queue| Request::ReleaseQueue { queue }),
-        (any::<u32>(), poller()).prop_map(|(poller, about)| Request::ReportPoller { poller, about }),
+        (any::<u32>(), poller())
+            .prop_map(|(poller, about)| Request::ReportPoller { poller, about }),
         any::<(u16, u32)>().prop_map(|(queue, poller)| Request::PolledBy { queue, poller }),
         (any::<u16>(), any::<Option<u16>>(), any::<bool>())
             .prop_map(|(queue, tag, last)| Request::TimedOut { queue, tag, last }),

@@ -80,14 +80,7 @@ fn tier_of(number: u64) -> Result<Tier, String> {
 
 /// So many queues on one poller near the device: each writes a range of its own and compares, as `work` does. With
 /// no rounds each reads the first blocks of its range until it is stopped.
-async fn poll(
-    client: &Client,
-    lba: u64,
-    blocks: u64,
-    seed: u64,
-    rounds: u64,
-    queues: u64,
-) -> Said {
+async fn poll(client: &Client, lba: u64, blocks: u64, seed: u64, rounds: u64, queues: u64) -> Said {
     let pollers = Pollers::builder().build();
     let poller = pollers.near_device(client.device())?;
     let tasks: Vec<_> = (0..queues)
@@ -107,7 +100,10 @@ async fn poll(
         task.await??;
     }
     let (counters, cpu) = (poller.counters(), poller.placement().cpu);
-    Ok(format!("{queues} queues on CPU {cpu:?}, {} polls, {} sleeps", counters.polls, counters.sleeps))
+    Ok(format!(
+        "{queues} queues on CPU {cpu:?}, {} polls, {} sleeps",
+        counters.polls, counters.sleeps
+    ))
 }
 
 /// Reads until it is stopped.

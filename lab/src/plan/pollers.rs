@@ -60,7 +60,8 @@ pub(super) fn poller(cx: &mut Cx<'_>) -> Verdict {
 /// The poller of a client, as the broker reports it.
 fn poller_of(status: &Value, pid: i32) -> Option<Value> {
     let sessions = status.get("sessions")?.as_array()?;
-    let session = sessions.iter().find(|one| one.get("pid").and_then(Value::as_i64) == Some(pid.into()))?;
+    let session =
+        sessions.iter().find(|one| one.get("pid").and_then(Value::as_i64) == Some(pid.into()))?;
     session.get("pollers")?.as_array()?.first().cloned()
 }
 
@@ -74,7 +75,8 @@ fn threads_of(process: &Process, name: &str) -> Result<Vec<String>, Trouble> {
     let mut lists = Vec::new();
     for thread in fs::read_dir(format!("/proc/{}/task", process.pid()))?.flatten() {
         let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let field =
+            |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         if field("Name:").is_some_and(|own| own.starts_with(name)) {
             lists.extend(field("Cpus_allowed_list:").map(str::to_owned));
         }

@@ -88,9 +88,10 @@ impl Unit {
             holder.creating += 1;
             let state = QueueState::Creating;
             let tier = rights.required_tier;
-            holder
-                .queues
-                .insert(queue, Queue { entries: wanted.entries, tier, vector: None, poller: None, state });
+            holder.queues.insert(
+                queue,
+                Queue { entries: wanted.entries, tier, vector: None, poller: None, state },
+            );
         }
         let at_least = wanted.at_least.max(rights.required_tier);
         Ok(Reserved { queue, partition, memory, at_least, resets })
