@@ -30,7 +30,9 @@ pub(super) fn poller(cx: &mut Cx<'_>) -> Verdict {
     })?;
     let about = |what: &str| seen.pointer(&format!("/about/{what}")).cloned().unwrap_or_default();
     let (cpu, node, memory) = (about("cpu"), about("node"), about("memory"));
-    check(cpu.to_string() == processors, || format!("it is on CPU {cpu}, near is {processors}"))?;
+    check(cpu.as_u64() == processors.parse().ok(), || {
+        format!("it is on CPU {cpu}, near is {processors}")
+    })?;
     check(node == 1 && memory == 1, || {
         format!("node {node}, memory of node {memory}: {}", about("trouble"))
     })?;
