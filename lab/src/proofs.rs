@@ -157,6 +157,10 @@ pub const ALL: &[Proof] = &[
         "a device on node 1: the broker stays on its processors, and its memory lies there",
     ),
     over_each_bus(
+        "poller",
+        "one poller near a device on node 1: on its processor, four queues, and their memory lies there",
+    ),
+    over_each_bus(
         "ordinary-user",
         "a user who owns the device's files and may pin memory serves without root",
     ),

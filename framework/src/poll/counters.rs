@@ -152,7 +152,8 @@ pub(super) struct Page {
 impl Page {
     pub(super) fn new() -> Result<Self, DmaError> {
         let memfd = Memfd::create("doorbell-poller", PAGE, HugePages::No)?;
-        let memory = memfd.map(Prefault::Yes)?;
+        // Touched first by the poller, so that it lies where that runs.
+        let memory = memfd.map(Prefault::No)?;
         Ok(Self { memfd, memory })
     }
 

@@ -185,7 +185,7 @@ impl Poller {
         let theirs = Arc::clone(&shared);
         std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || main(theirs, &epoll, spin, origin, &told, cpu, node))
+            .spawn(move || main(&theirs, &epoll, spin, origin, &told, cpu, node))
             .map_err(os("starting a poller's thread"))?;
         let placement = match placed.recv_timeout(START) {
             Ok(placement) => placement,
@@ -206,7 +206,7 @@ impl Poller {
 
 /// A poller's thread.
 fn main(
-    shared: Arc<Shared>,
+    shared: &Arc<Shared>,
     epoll: &OwnedFd,
     spin: SpinBudget,
     origin: Option<CpuSet>,
@@ -214,7 +214,7 @@ fn main(
     cpu: Option<usize>,
     node: Option<u32>,
 ) {
-    let ending = thread::Ending(Arc::clone(&shared));
+    let ending = thread::Ending(Arc::clone(shared));
     let origin = origin.or_else(|| topology::allowed().ok());
     let placement = place(cpu, node);
     if !placement.trouble.is_empty() {
@@ -223,7 +223,7 @@ fn main(
     let _ = shared.placement.set(placement.clone());
     // Whoever starts it may have given up.
     if told.send(placement).is_ok()
-        && let Err(error) = thread::run(&shared, epoll, spin, origin)
+        && let Err(error) = thread::run(shared, epoll, spin, origin)
     {
         tracing::error!(poller = %shared.name, %error, "a poller does not start");
     }

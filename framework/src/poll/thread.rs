@@ -27,8 +27,8 @@ use crate::wait::line::millis;
 
 /// Turns between two looks at the clock.
 const CLOCK: u64 = 256;
-/// How long a time limit may be left alone, in milliseconds, where nobody waits with one.
-const FAR: u64 = 1_000;
+/// Milliseconds after which an awake poller looks after time limits and shows its counters, at the latest.
+const FAR: u64 = 50;
 /// Events that one wait may bring; more come with the next.
 const EVENTS: usize = 64;
 /// Marks the poller's own eventfd among the events.

@@ -5,10 +5,13 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use doorbell::dma::{HugePages, Memfd};
+use doorbell::dma::{HugePages, Memfd, Prefault};
+use doorbell::poll::PollerState;
 use doorbell::wire::codec::{encode_reply, encode_request};
 use doorbell::wire::socket::{receive, send};
-use doorbell::wire::{Message, Packet, Received, Refusal, Reply, Request, VERSION};
+use doorbell::wire::{
+    Limit, Message, Packet, PollerAbout, Received, Refusal, Reply, Request, VERSION,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{AddressFamily, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketType};
@@ -83,6 +86,58 @@ fn while_others_work(broker: &TestBroker, attack: impl FnOnce(&Path)) {
 
 fn status() -> Vec<u8> {
     encode_request(9, &Request::Status).unwrap()
+}
+
+#[test]
+fn pollers_that_lie_are_cut_counted_and_shown() {
+    let broker = TestBroker::start("soft:loop");
+    while_others_work(&broker, |socket| {
+        let raw = Raw::greeted(socket);
+        let about = PollerAbout {
+            name: "x\n".repeat(5000),
+            cpu: Some(u32::MAX),
+            node: None,
+            memory: None,
+            trouble: "y".repeat(9000),
+        };
+        let report = |poller| Request::ReportPoller { poller, about: about.clone() };
+        let (pipe, _write) = rustix::pipe::pipe().unwrap();
+        raw.ask(2, &report(0), vec![pipe]);
+        let refused = raw.hears();
+        assert!(
+            matches!(refused, Some(Message::Reply(2, Reply::Refused(Refusal::BadArena(_))))),
+            "{refused:?}"
+        );
+        for poller in 0..17 {
+            let page = Memfd::create("lies", 4096, HugePages::No).unwrap();
+            page.map(Prefault::No).unwrap().fill(0, 4096, 0xff).unwrap();
+            raw.ask(3, &report(poller), vec![page.into_fd()]);
+            let Some(Message::Reply(3, reply)) = raw.hears() else { panic!("no reply") };
+            if poller < 16 {
+                assert_eq!(reply, Reply::Done);
+            } else {
+                let limit = Limit::Pollers;
+                let quota = Refusal::Quota { limit, asked: 1, held: 16, allowed: 16 };
+                assert_eq!(reply, Reply::Refused(quota));
+            }
+        }
+        // The witness's queue.
+        raw.ask(4, &Request::PolledBy { queue: 1, poller: 0 }, Vec::new());
+        let refused = Reply::Refused(Refusal::NotYours { queue: 1 });
+        assert_eq!(raw.hears(), Some(Message::Reply(4, refused)));
+        raw.ask(5, &Request::Status, Vec::new());
+        let Some(Message::Reply(5, Reply::Status(status))) = raw.hears() else {
+            panic!("no status")
+        };
+        let shown: Vec<_> = status.sessions.iter().flat_map(|one| &one.pollers).collect();
+        assert_eq!(shown.len(), 16);
+        for poller in shown {
+            assert_eq!((poller.about.name.as_str(), poller.queues.len()), (&*"x".repeat(64), 0));
+            assert_eq!(poller.about.trouble.len(), 200);
+            let counters = poller.counters.unwrap();
+            assert_eq!((counters.state, counters.busy_percent()), (PollerState::Unknown, 100));
+        }
+    });
 }
 
 #[test]

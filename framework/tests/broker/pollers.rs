@@ -1,9 +1,11 @@
 //! Queues on pollers: parking, sleeping and waking, ends of all kinds, tasks that panic or are dropped,
 //! and what `status` shows.
 
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use doorbell::Deadline;
@@ -213,6 +215,44 @@ fn a_task_that_is_never_polled_again_keeps_nobody_from_waking() {
     };
     release_until_empty(&client, &left);
     pollster::block_on(task).unwrap();
+}
+
+/// The waker of a future within a task, as combinators of many futures make them.
+struct Within {
+    task: Waker,
+    woken: Arc<AtomicU32>,
+}
+
+impl Wake for Within {
+    fn wake(self: Arc<Self>) {
+        self.woken.fetch_add(1, Ordering::Relaxed);
+        self.task.wake_by_ref();
+    }
+}
+
+#[test]
+fn a_future_with_a_waker_of_its_own_is_woken_by_it() {
+    let broker = TestBroker::start("soft:loop");
+    let client = broker.connect();
+    let (poller, left) = (poller(), Arc::new(AtomicU32::new(1)));
+    let task = {
+        let (client, left) = (client.clone(), Arc::clone(&left));
+        poller.spawn(move || async move {
+            let queue = claim(&client, 4).await;
+            let mut inner = Box::pin(run(&queue, Command::Hold));
+            let woken = Arc::new(AtomicU32::new(0));
+            let status = std::future::poll_fn(|cx| {
+                let within = Within { task: cx.waker().clone(), woken: Arc::clone(&woken) };
+                let waker = Waker::from(Arc::new(within));
+                inner.as_mut().poll(&mut Context::from_waker(&waker))
+            });
+            assert_eq!(status.await, OK);
+            left.store(0, Ordering::Relaxed);
+            woken.load(Ordering::Relaxed)
+        })
+    };
+    release_until_empty(&client, &left);
+    assert!(pollster::block_on(task).unwrap() > 0);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::io::Write as _;
 
 use doorbell::Tier;
 use doorbell::client::{Client, QueueSpec};
+use doorbell::poll::Pollers;
 use doorbell_nvme::spec::{IoOpcode, Sqe};
 use doorbell_nvme::{Lba, Namespace, Nvme, NvmeProtocol};
 use doorbell_queues::SpinBudget;
@@ -58,6 +59,9 @@ async fn run(words: &[OsString]) -> Said {
             let spec = QueueSpec::depth(8).spin(SpinBudget::adaptive(0));
             work(&connect().await?, spec, lba, CHUNK, seed, rounds).await
         }
+        ("poll", &[lba, blocks, seed, rounds, queues]) => {
+            poll(&connect().await?, lba, blocks, seed, rounds, queues).await
+        }
         ("stray", &[lba]) => stray(&connect().await?, lba).await,
         (role, _) => Err(format!("no client {role} with {} numbers", numbers.len()).into()),
     }
@@ -71,6 +75,44 @@ fn tier_of(number: u64) -> Result<Tier, String> {
         2 => Ok(Tier::Mediated),
         3 => Ok(Tier::Isolated),
         other => Err(format!("no tier {other}")),
+    }
+}
+
+/// So many queues on one poller near the device: each writes a range of its own and compares, as `work` does. With
+/// no rounds each reads the first blocks of its range until it is stopped.
+async fn poll(client: &Client, lba: u64, blocks: u64, seed: u64, rounds: u64, queues: u64) -> Said {
+    let pollers = Pollers::builder().build();
+    let poller = pollers.near_device(client.device())?;
+    let tasks: Vec<_> = (0..queues)
+        .map(|number| {
+            let (client, lba) = (client.clone(), lba + number * blocks);
+            poller.spawn(move || async move {
+                let spec = QueueSpec::depth(8);
+                let done = match rounds {
+                    0 => read_on(&client, spec, lba).await,
+                    _ => work(&client, spec, lba, blocks, seed, rounds).await,
+                };
+                done.map_err(|error| error.to_string())
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await??;
+    }
+    let (counters, cpu) = (poller.counters(), poller.placement().cpu);
+    Ok(format!(
+        "{queues} queues on CPU {cpu:?}, {} polls, {} sleeps",
+        counters.polls, counters.sleeps
+    ))
+}
+
+/// Reads until it is stopped.
+async fn read_on(client: &Client, spec: QueueSpec, lba: u64) -> Said {
+    let nvme = Nvme::claim(client, spec).await?;
+    let ns = nvme.namespace(1)?;
+    let mut buffer = nvme.dma().alloc(4096)?;
+    loop {
+        buffer = ns.read(Lba(lba), buffer).await?;
     }
 }
 

@@ -8,6 +8,7 @@ mod functions;
 mod io;
 mod kernel;
 mod places;
+mod pollers;
 mod refusals;
 mod served;
 mod slices;
@@ -96,6 +97,7 @@ fn perform(name: &str, cx: &mut Cx<'_>) -> Verdict {
         "broker-restart" => clients::broker_restart(cx),
         "reset" => clients::reset(cx),
         "numa" => places::numa(cx),
+        "poller" => pollers::poller(cx),
         "ordinary-user" => refusals::ordinary_user(cx),
         "memlock" => refusals::memlock(cx),
         "operator" => places::operator(cx),

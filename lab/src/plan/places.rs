@@ -20,7 +20,7 @@ const SLOT_PORT: &str = "0000:00:0a.0";
 const NVME_CLASS: &str = "0x010802";
 
 /// The controller on NUMA node 1.
-fn far() -> Option<Function> {
+pub(super) fn far() -> Option<Function> {
     let entries = fs::read_dir("/sys/bus/pci/devices").ok()?;
     let functions =
         entries.flatten().map(|entry| Function::at(entry.file_name().to_string_lossy()));
@@ -63,15 +63,15 @@ pub(super) fn numa(cx: &mut Cx<'_>) -> Verdict {
 }
 
 /// Where the pages of a piece of memory lie.
-struct Pages {
-    file: String,
-    here: u64,
-    elsewhere: u64,
+pub(super) struct Pages {
+    pub(super) file: String,
+    pub(super) here: u64,
+    pub(super) elsewhere: u64,
 }
 
 /// The pages of everything that a process has mapped for the device's DMA: a driver's memory, a client's arena
 /// (`/proc/PID/numa_maps`: "7f...-7f... default file=/memfd:NAME dirty=4 N1=4 kernelpagesize_kB=4").
-fn pages_by_node(process: &Process) -> Result<Vec<Pages>, Trouble> {
+pub(super) fn pages_by_node(process: &Process) -> Result<Vec<Pages>, Trouble> {
     let maps = fs::read_to_string(format!("/proc/{}/numa_maps", process.pid()))?;
     let pages = |line: &str| {
         let mut words = line.split_whitespace();

@@ -270,7 +270,7 @@ impl Worker {
             }
             Request::ReleaseQueue { queue } => unit.release_queue(session, queue).await.map(plain),
             Request::ReportPoller { poller, about } => {
-                unit.report_poller(session, poller, about, fds).map(plain)
+                unit.report_poller(session, poller, &about, fds).map(plain)
             }
             Request::PolledBy { queue, poller } => {
                 unit.polled_by(session, queue, poller).map(plain)

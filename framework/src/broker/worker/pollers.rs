@@ -24,7 +24,7 @@ impl Unit {
         &self,
         session: u64,
         poller: u32,
-        about: PollerAbout,
+        about: &PollerAbout,
         fds: Vec<OwnedFd>,
     ) -> Result<Reply, Refusal> {
         let Some(fd) = fds.into_iter().next() else {
@@ -34,7 +34,7 @@ impl Unit {
         let about = PollerAbout {
             name: cut(&about.name, NAME),
             trouble: cut(&about.trouble, TROUBLE),
-            ..about
+            ..*about
         };
         let records = &mut *self.records.borrow_mut();
         if let Some(found) = records.sessions.get_mut(&session) {
