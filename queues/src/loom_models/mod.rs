@@ -3,6 +3,7 @@
 //!
 //! * [`wake`]: the Dekker protocols of `doorbell` (asleep, kick) and `wait` (arm, signal);
 //! * [`rings`]: publication of an entry by its doorbell, and of a completion by its phase;
+//! * [`portals`]: publication of an entry in a portal, and the wake-up beside one;
 //! * [`fate`]: the end of a queue, from two threads.
 //!
 //! For each protocol a model with one ordering left out must fail, so that the models are known to
@@ -18,6 +19,7 @@ use loom::sync::{Arc, Condvar, Mutex};
 use crate::mem::Word;
 
 mod fate;
+mod portals;
 mod rings;
 mod wake;
 
