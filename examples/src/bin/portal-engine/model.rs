@@ -131,7 +131,8 @@ impl SoftDevice for PortalModel {
     }
 
     fn regions(&self) -> Vec<Region> {
-        vec![Region { index: 0, size: BAR, mappable: vec![PORTALS..BAR] }]
+        let portals = PORTALS..BAR;
+        vec![Region { index: 0, size: BAR, mappable: vec![portals] }]
     }
 
     fn exclusive_pages(&self, _region: u8) -> bool {
