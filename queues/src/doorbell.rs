@@ -118,6 +118,12 @@ impl Doorbell {
         }
     }
 
+    /// [`store`](Self::store) for a portal, whose entries were published themselves.
+    #[inline]
+    pub(crate) fn is_device_asleep(&self) -> bool {
+        self.wake.as_ref().is_some_and(|wake| must_kick(&wake.asleep))
+    }
+
     /// Second half: wakes the device, where it can sleep.
     #[cold]
     pub(crate) fn kick(&self) {
@@ -147,7 +153,14 @@ pub fn publish<W: Word>(register: &W, value: u32) {
 #[inline]
 pub fn ring_word<W: Word>(register: &W, asleep: &W, value: u32) -> bool {
     publish(register, value);
-    // SeqCst: the load below must not pass the store above (pairs with `fall_asleep`).
+    must_kick(asleep)
+}
+
+/// Host side, after a store that publishes (a doorbell, the valid word of a portal's cell): true if the
+/// device must be kicked.
+#[inline]
+pub fn must_kick<W: Word>(asleep: &W) -> bool {
+    // SeqCst: the load below must not pass the store before this (pairs with `fall_asleep`).
     fence(Ordering::SeqCst);
     asleep.load(Ordering::Relaxed) != 0
 }

@@ -8,6 +8,7 @@
 //!   module with `unsafe` code.
 //! * [`protocol`]: [`QueueProtocol`], what a driver's author says about entries and completions.
 //! * [`doorbell`]: one aligned 32-bit store, and the wake-up of a software device that sleeps.
+//! * [`portal`]: entries that are written to the device by value.
 //! * `ring`: the submission ring's tail and the completion ring's head and phase.
 //! * [`slots`]: command slots; a tag is a slot plus a generation, so a stale completion is caught.
 //! * [`queue`]: [`Queue`], `Single` mode: one thread at a time (`!Sync`), no locks, no allocation.
@@ -16,8 +17,8 @@
 //! * [`fate`]: why a queue ended, told from another thread.
 //!
 //! What it does not do: it maps no memory, opens no device, starts no thread, keeps no time, and
-//! knows no device's registers. The crate `doorbell` does that. A device without rings, or with
-//! portals (one whole entry per doorbell store), has no use for it.
+//! knows no device's registers. The crate `doorbell` does that. A device without rings has no use for
+//! it.
 //!
 //! # Example
 //!
@@ -98,6 +99,7 @@ pub mod in_flight;
 mod loom_models;
 #[allow(unsafe_code, reason = "raw views of device-shared memory: each site lists its obligations")]
 pub mod mem;
+pub mod portal;
 pub mod protocol;
 pub mod queue;
 mod ring;
@@ -114,7 +116,8 @@ pub use error::{BadGeometry, Lost, QueueError, RejectReason, Rejected, Violation
 pub use fate::{EndReason, Fate};
 pub use in_flight::InFlight;
 pub use mem::{Cells, EntryStores, OutOfBounds, SharedMem, Word, Word32};
-pub use protocol::{QueueName, QueueProtocol, Tag};
+pub use portal::PortalIntake;
+pub use protocol::{DoorbellKind, QueueName, QueueProtocol, Tag};
 pub use queue::{Completed, Queue, QueueParts, SlotFree};
 pub use wait::{Interrupt, NextCompletion, Parked, SpinBudget, SpinOnly, WaitError};
 pub use wakes::WakeSet;

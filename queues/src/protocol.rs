@@ -31,13 +31,27 @@ impl fmt::Display for QueueName {
     }
 }
 
-/// The data plane of a device with submission and completion rings.
+/// How entries reach the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DoorbellKind {
+    /// They lie in a ring in memory, and a tail register tells how far.
+    Tail,
+    /// They are written by value to a portal of the device: see [`crate::portal`].
+    Portal {
+        /// Byte offset, in the entry, of the aligned little-endian 32-bit word by which the device sees
+        /// that the entry is new. The queue fills it in and stores it last; whoever builds the entry
+        /// leaves it alone.
+        valid: usize,
+    },
+}
+
+/// The data plane of a device with a submission ring, or a portal, and a completion ring.
 ///
 /// Safe code without an operating system: it runs in any client process. The implementation is a
 /// set of pure functions over plain-old-data, so a queue is monomorphic and fully inlined.
 ///
 /// What it does not cover: devices without rings (they use registers through their driver's typed
-/// operations) and devices with portals.
+/// operations).
 pub trait QueueProtocol: Sized + 'static {
     /// A submission queue entry; its size is a multiple of 8 bytes.
     type Entry: Pod;
@@ -45,6 +59,9 @@ pub trait QueueProtocol: Sized + 'static {
     type Completion: Pod;
     /// What the caller learns of a completion.
     type Outcome: Copy + fmt::Debug + 'static;
+
+    /// How entries reach the device.
+    const DOORBELL: DoorbellKind = DoorbellKind::Tail;
 
     /// Byte offset, in the completion, of the aligned little-endian 32-bit word that the device
     /// writes last and that holds the phase.
@@ -60,7 +77,7 @@ pub trait QueueProtocol: Sized + 'static {
     fn tag(completion: &Self::Completion) -> Tag;
 
     /// The submission queue head that the device reports, where it reports one. It is checked:
-    /// a head that was never a tail is an error value.
+    /// a head that was never a tail is an error value. A portal has no head: `None`.
     fn submission_head(completion: &Self::Completion) -> Option<u16>;
 
     /// Status and results of a completion.

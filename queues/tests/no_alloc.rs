@@ -15,8 +15,9 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use bytemuck::{Pod, Zeroable};
 use doorbell_queues::{
-    Cells, Doorbell, EntryStores, Fate, Interrupt, NextCompletion, Parked, Queue, QueueName,
-    QueueParts, QueueProtocol, SharedMem, SpinBudget, Tag, WaitError, Word, Word32,
+    Cells, Doorbell, DoorbellKind, EntryStores, Fate, Interrupt, NextCompletion, Parked,
+    PortalIntake, Queue, QueueName, QueueParts, QueueProtocol, SharedMem, SpinBudget, Tag,
+    WaitError, Word, Word32,
 };
 
 struct Counting;
@@ -109,21 +110,41 @@ impl Interrupt for Never {
     }
 }
 
-fn queue() -> (Queue<Pairs, u32>, Device) {
-    let (sq, cq, bar) = (SharedMem::zeroed(64), SharedMem::zeroed(64), SharedMem::zeroed(8));
-    let device = Device {
-        sq: sq.cells(0, ENTRIES).unwrap(),
-        cq: cq.cells(0, ENTRIES).unwrap(),
-        tail_bell: bar.word32(0).unwrap(),
-        sq_head: 0,
-        posted: 0,
-    };
-    let parts = QueueParts {
+/// The same through a portal; the tag is in the low half of `value` there.
+struct Portal;
+
+impl QueueProtocol for Portal {
+    type Entry = Pair;
+    type Completion = Pair;
+    type Outcome = u32;
+
+    const DOORBELL: DoorbellKind = DoorbellKind::Portal { valid: 4 };
+    const PHASE_WORD: usize = 4;
+
+    fn phase(word: u32) -> bool {
+        Pairs::phase(word)
+    }
+    fn stamp(entry: &mut Pair, tag: Tag) {
+        entry.value = entry.value << 16 | u32::from(tag.0);
+    }
+    fn tag(completion: &Pair) -> Tag {
+        Pairs::tag(completion)
+    }
+    fn submission_head(_: &Pair) -> Option<u16> {
+        None
+    }
+    fn outcome(completion: &Pair) -> u32 {
+        completion.value
+    }
+}
+
+fn parts(bar: &SharedMem, entry_stores: EntryStores) -> QueueParts {
+    QueueParts {
         name: QueueName { device: "test".into(), queue: 1 },
-        submission: sq,
+        submission: SharedMem::zeroed(64),
         submission_entries: ENTRIES as u32,
-        entry_stores: EntryStores::Plain,
-        completion: cq,
+        entry_stores,
+        completion: SharedMem::zeroed(64),
         completion_entries: ENTRIES as u32,
         slots: 4,
         submission_doorbell: Doorbell::new(bar.word32(0).unwrap(), None),
@@ -131,6 +152,18 @@ fn queue() -> (Queue<Pairs, u32>, Device) {
         interrupt: Box::new(Never),
         fate: Arc::new(Fate::new()),
         spin: SpinBudget::adaptive(0),
+    }
+}
+
+fn queue(entry_stores: EntryStores) -> (Queue<Pairs, u32>, Device) {
+    let bar = SharedMem::zeroed(8);
+    let parts = parts(&bar, entry_stores);
+    let device = Device {
+        sq: parts.submission.cells(0, ENTRIES).unwrap(),
+        cq: parts.completion.cells(0, ENTRIES).unwrap(),
+        tail_bell: bar.word32(0).unwrap(),
+        sq_head: 0,
+        posted: 0,
     };
     (Queue::new(parts).unwrap(), device)
 }
@@ -175,15 +208,45 @@ fn round(queue: &Queue<Pairs, u32>, device: &mut Device, cx: &mut Context<'_>) {
 
 #[test]
 fn nothing_is_allocated_per_command() {
-    let (queue, mut device) = queue();
-    let waker = Waker::from(Arc::new(Quiet));
-    let mut cx = Context::from_waker(&waker);
-    // The line of waiting tasks grows once.
-    round(&queue, &mut device, &mut cx);
-    let before = ALLOCATIONS.get();
-    assert!(before > 0, "it counts");
-    for _ in 0..1000 {
+    for stores in [EntryStores::Plain, EntryStores::NonTemporal] {
+        let (queue, mut device) = queue(stores);
+        let waker = Waker::from(Arc::new(Quiet));
+        let mut cx = Context::from_waker(&waker);
+        // The line of waiting tasks grows once.
         round(&queue, &mut device, &mut cx);
+        let before = ALLOCATIONS.get();
+        assert!(before > 0, "it counts");
+        for _ in 0..1000 {
+            round(&queue, &mut device, &mut cx);
+        }
+        assert_eq!(ALLOCATIONS.get() - before, 0);
     }
-    assert_eq!(ALLOCATIONS.get() - before, 0);
+}
+
+#[test]
+fn nor_through_a_portal() {
+    let bar = SharedMem::zeroed(8);
+    let parts = parts(&bar, EntryStores::Plain);
+    let mut portal = PortalIntake::<Portal>::new(&parts.submission, 0, ENTRIES).unwrap();
+    let cq = parts.completion.cells(0, ENTRIES).unwrap();
+    let queue = Queue::<Portal, u32>::new(parts).unwrap();
+    let entry = |_, value: &mut u32| Pair { value: *value, word: 0 };
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut posted = 0;
+    let before = ALLOCATIONS.get();
+    for _ in 0..1000 {
+        queue.post(1, entry).unwrap();
+        let mut future = queue.submit(2, entry).unwrap();
+        assert!(!ready(&mut future, &mut cx));
+        while let Some(Pair { value, .. }) = portal.take() {
+            let phase = u32::from((posted / ENTRIES).is_multiple_of(2));
+            let completion = Pair { value: value >> 16, word: value << 17 >> 16 | phase };
+            cq.publish(posted % ENTRIES, &completion, Portal::PHASE_WORD);
+            posted += 1;
+        }
+        let mut sum = 0;
+        assert_eq!(queue.reap(usize::MAX, |done| sum += done.outcome + done.buffer), Ok(2));
+        assert!(ready(&mut future, &mut cx) && sum == 2);
+    }
+    assert_eq!((posted, ALLOCATIONS.get() - before), (2000, 0));
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use doorbell_queues::{
-    Doorbell, EntryStores, Fate, Queue, QueueName, QueueParts, QueueProtocol, Shadow, SharedMem,
-    SpinBudget, Word32,
+    Doorbell, DoorbellKind, EntryStores, Fate, Queue, QueueName, QueueParts, QueueProtocol, Shadow,
+    SharedMem, SpinBudget, Word32,
 };
 
 use super::handle::QueueHandle;
@@ -27,7 +27,8 @@ const MAX_DEPTH: u32 = 4096;
 /// The rings of a queue. They go back to the arena only after the broker's word.
 #[derive(Debug)]
 pub(super) struct Rings {
-    submission: DmaShared,
+    /// A device with portals has none.
+    submission: Option<DmaShared>,
     completion: DmaShared,
 }
 
@@ -50,6 +51,8 @@ pub struct Claimed<P> {
     armed: Option<Word32>,
     submission_doorbell: Doorbell,
     completion_doorbell: Doorbell,
+    /// The portal's cells, if the device has portals.
+    portal: Option<SharedMem>,
     /// The claim checked the size of the entries of this protocol.
     protocol: PhantomData<fn() -> P>,
 }
@@ -86,13 +89,16 @@ pub(super) async fn claim<P: QueueProtocol>(
     let entries = check::<P>(inner, spec)?;
     let ring = |size: usize| inner.dma.alloc_shared(entries as usize * size);
     let rings = Rings {
-        submission: ring(size_of::<P::Entry>())?,
+        submission: match P::DOORBELL {
+            DoorbellKind::Tail => Some(ring(size_of::<P::Entry>())?),
+            DoorbellKind::Portal { .. } => None,
+        },
         completion: ring(size_of::<P::Completion>())?,
     };
     let request = Request::Claim {
         entries,
         at_least: spec.at_least,
-        submission: Some(inner.place(&rings.submission)?),
+        submission: rings.submission.as_ref().map(|ring| inner.place(ring)).transpose()?,
         completion: inner.place(&rings.completion)?,
     };
     let answer = inner.call(&request, Vec::new(), Some(Box::new(rings)), inner.link.limit).await?;
@@ -121,10 +127,15 @@ fn check<P: QueueProtocol>(inner: &Inner, spec: QueueSpec) -> Result<u32, Client
     if spec.depth == 0 || spec.depth > max {
         return Err(ClientError::Depth { device: device.name.clone(), depth: spec.depth, max });
     }
-    let ours = (size_of::<P::Entry>(), size_of::<P::Completion>());
-    let theirs = (device.submission_entry as usize, device.completion_entry as usize);
+    let portal = matches!(P::DOORBELL, DoorbellKind::Portal { .. });
+    let ours = (size_of::<P::Entry>(), size_of::<P::Completion>(), portal);
+    let (entry, completion) = (device.submission_entry as usize, device.completion_entry as usize);
+    let theirs = (entry, completion, device.portal);
     if ours != theirs {
-        let text = |(entry, completion)| format!("{entry} and {completion}");
+        let text = |(entry, completion, portal)| match portal {
+            false => format!("{entry} and {completion}"),
+            true => format!("{entry} through a portal and {completion}"),
+        };
         return Err(ClientError::Protocol {
             device: device.name.clone(),
             theirs: text(theirs),
@@ -144,6 +155,18 @@ impl Inner {
             Some(arena) => Ok(Place { arena: arena.id, offset: iova - arena.iova }),
             None => Err(self.unusable("a ring lies in no arena that was donated")),
         }
+    }
+
+    /// The cells of the portal that a grant names.
+    fn portal<P: QueueProtocol>(
+        &self,
+        slice: &SharedMem,
+        grant: &Grant,
+    ) -> Result<SharedMem, ClientError> {
+        let len = (grant.entries as usize).saturating_mul(size_of::<P::Entry>());
+        let offset = usize::try_from(grant.submission_doorbell).ok();
+        let cells = offset.and_then(|offset| slice.slice(offset, len).ok());
+        cells.ok_or_else(|| self.unusable("the portal lies outside of its slice"))
     }
 
     fn unusable(&self, why: &str) -> ClientError {
@@ -174,6 +197,10 @@ impl<P: QueueProtocol> Claimed<P> {
         };
         let (tail, head) =
             (doorbell(grant.submission_doorbell)?, doorbell(grant.completion_doorbell)?);
+        let portal = match P::DOORBELL {
+            DoorbellKind::Tail => None,
+            DoorbellKind::Portal { .. } => Some(lease.inner.portal::<P>(&mapped.slice, &grant)?),
+        };
         let MappedSignals { interrupt, armed, wake } = mapped.signals;
         let (tail_shadow, head_shadow) = mapped.shadows.unzip();
         let submission_doorbell = Doorbell::new(tail, wake).with_shadow(tail_shadow);
@@ -199,6 +226,7 @@ impl<P: QueueProtocol> Claimed<P> {
             armed,
             submission_doorbell,
             completion_doorbell,
+            portal,
         })
     }
 
@@ -240,6 +268,13 @@ impl<P: QueueProtocol> Claimed<P> {
         let Some(rings) = &self.lease.rings else {
             return Err(self.lease.inner.unusable("the queue was released"));
         };
+        let Some(submission) = self.portal.or_else(|| Some(rings.submission.as_ref()?.mem()))
+        else {
+            return Err(self
+                .lease
+                .inner
+                .unusable("there is neither a submission ring nor a portal"));
+        };
         let fate = Arc::clone(&self.line.fate);
         let hub = Arc::clone(&self.lease.inner.link.hub);
         let stores = match self.grant.non_temporal {
@@ -251,7 +286,7 @@ impl<P: QueueProtocol> Claimed<P> {
                 device: self.lease.inner.device.name.as_str().into(),
                 queue: self.grant.queue,
             },
-            submission: rings.submission.mem(),
+            submission,
             submission_entries: self.grant.entries,
             entry_stores: stores,
             completion: rings.completion.mem(),

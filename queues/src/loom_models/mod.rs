@@ -5,6 +5,7 @@
 //! * [`shadow`]: shadow doorbells and EventIdx, alone and together with asleep and kick;
 //! * [`wakes`]: what wakes a thread that polls for many queues, and its sleep;
 //! * [`rings`]: publication of an entry by its doorbell, and of a completion by its phase;
+//! * [`portals`]: publication of an entry in a portal, and the wake-up beside one;
 //! * [`fate`]: the end of a queue, from two threads.
 //!
 //! For each protocol a model with one ordering left out must fail, so that the models are known to
@@ -20,6 +21,7 @@ use loom::sync::{Arc, Condvar, Mutex};
 use crate::mem::Word;
 
 mod fate;
+mod portals;
 mod rings;
 mod shadow;
 mod wake;

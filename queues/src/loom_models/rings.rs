@@ -16,7 +16,7 @@ use crate::protocol::{QueueProtocol, Tag};
 use crate::ring::{CompletionRing, SubmissionRing};
 
 /// Cells of loom's words, two words each.
-struct LoomCells<T>(Arc<Vec<[AtomicU64; 2]>>, PhantomData<T>);
+pub(super) struct LoomCells<T>(Arc<Vec<[AtomicU64; 2]>>, PhantomData<T>);
 
 impl<T> Clone for LoomCells<T> {
     fn clone(&self) -> Self {
@@ -25,7 +25,7 @@ impl<T> Clone for LoomCells<T> {
 }
 
 impl<T> LoomCells<T> {
-    fn new(count: usize) -> Self {
+    pub(super) fn new(count: usize) -> Self {
         let cell = |_| [AtomicU64::new(0), AtomicU64::new(0)];
         Self(Arc::new((0..count).map(cell).collect()), PhantomData)
     }
@@ -60,14 +60,14 @@ impl<T> CellArray for LoomCells<T> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
-struct Pair {
-    value: u64,
-    tag: u32,
+pub(super) struct Pair {
+    pub(super) value: u64,
+    pub(super) tag: u32,
     /// In a completion, bit 0 is the phase.
-    word: u32,
+    pub(super) word: u32,
 }
 
-enum Pairs {}
+pub(super) enum Pairs {}
 
 impl QueueProtocol for Pairs {
     type Entry = Pair;

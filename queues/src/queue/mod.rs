@@ -26,7 +26,7 @@ use crate::error::{BadGeometry, QueueError, RejectReason, Rejected, Violation};
 use crate::fate::{EndReason, Fate};
 use crate::in_flight::InFlight;
 use crate::mem::SharedMem;
-use crate::protocol::{QueueName, QueueProtocol, Tag};
+use crate::protocol::{DoorbellKind, QueueName, QueueProtocol, Tag};
 use crate::ring::{CompletionRing, SubmissionRing};
 use crate::slots::{Reserved, SlotTable};
 use crate::wait::{Interrupt, Patience};
@@ -151,7 +151,8 @@ impl<P: QueueProtocol, B> Queue<P, B> {
     /// Submits an entry and returns the future of its completion. `build` gets the slot's number
     /// (`0..capacity`, its own until completion: an index into per-command memory such as PRP
     /// lists) and the buffer, and returns the entry, which is stored word by word straight into the
-    /// ring. The device is not told before [`flush`](Self::flush) or the future's first poll.
+    /// ring. The device is not told before [`flush`](Self::flush) or the future's first poll. (An entry
+    /// of a portal is with the device at once; but one that sleeps is woken only then.)
     ///
     /// # Errors
     /// [`Rejected`] with the buffer if every slot is in use or the queue has ended.
@@ -196,7 +197,10 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         let tag = building.reserved.tag;
         let mut entry = build(building.reserved.index, &mut buffer);
         P::stamp(&mut entry, tag);
-        self.submission.push(&entry);
+        match P::DOORBELL {
+            DoorbellKind::Tail => self.submission.push(&entry),
+            DoorbellKind::Portal { valid } => self.submission.give(&mut entry, valid),
+        }
         self.slots.commit(&building.reserved, buffer, direct);
         core::mem::forget(building);
         Ok(tag)
@@ -234,8 +238,14 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         // The head first: the entries it frees are those the new commands will fill. Both stores
         // before any kick, whose code might flush again.
         let kick_head = full && self.completion_doorbell.store(self.completion.take_head());
-        self.submission.settle_stores();
-        let kick_tail = self.submission_doorbell.store(self.submission.take_tail());
+        let tail = self.submission.take_tail();
+        let kick_tail = match P::DOORBELL {
+            DoorbellKind::Tail => {
+                self.submission.settle_stores();
+                self.submission_doorbell.store(tail)
+            }
+            DoorbellKind::Portal { .. } => self.submission_doorbell.is_device_asleep(),
+        };
         if kick_head || kick_tail {
             self.kick(kick_head, kick_tail);
         }

@@ -8,7 +8,7 @@ use crate::doorbell::Doorbell;
 use crate::error::BadGeometry;
 use crate::fate::Fate;
 use crate::mem::{Cells, EntryStores, SharedMem};
-use crate::protocol::{QueueName, QueueProtocol, Tag};
+use crate::protocol::{DoorbellKind, QueueName, QueueProtocol, Tag};
 use crate::slots::MAX_SLOTS;
 use crate::wait::{Interrupt, SpinBudget};
 
@@ -20,11 +20,12 @@ use crate::wait::{Interrupt, SpinBudget};
 pub struct QueueParts {
     /// Which queue this is, for errors.
     pub name: QueueName,
-    /// Memory of the submission ring, zeroed; entry 0 at offset 0.
+    /// Memory of the submission ring, zeroed; entry 0 at offset 0. Of a portal, its cells in the
+    /// device's BAR.
     pub submission: SharedMem,
-    /// Entries of the submission ring, 2 to 65,536.
+    /// Entries of the submission ring, or cells of the portal, 2 to 65,536.
     pub submission_entries: u32,
-    /// How entries are stored: what the bus says.
+    /// How entries are stored: what the bus says. Those of a portal are stored plainly in any case.
     pub entry_stores: EntryStores,
     /// Memory of the completion ring, zeroed; entry 0 at offset 0.
     pub completion: SharedMem,
@@ -32,7 +33,8 @@ pub struct QueueParts {
     pub completion_entries: u32,
     /// Commands that can be in flight, 1 to 4,096; fewer than the entries of either ring.
     pub slots: u16,
-    /// The tail doorbell; it wakes a device that sleeps.
+    /// The tail doorbell; it wakes a device that sleeps. Of a portal only the waking is used; the
+    /// register is any word of it, and is never stored to.
     pub submission_doorbell: Doorbell,
     /// The head doorbell; it brings no new work, so it need not wake the device.
     pub completion_doorbell: Doorbell,
@@ -66,6 +68,12 @@ impl QueueParts {
                 P::PHASE_WORD.is_multiple_of(4) && P::PHASE_WORD < size_of::<P::Completion>(),
                 "the phase word is an aligned word of the completion"
             );
+            if let DoorbellKind::Portal { valid } = P::DOORBELL {
+                assert!(
+                    valid.is_multiple_of(4) && valid < size_of::<P::Entry>(),
+                    "the valid word is an aligned word of the entry"
+                );
+            }
         }
         let queue = || self.name.clone();
         for entries in [self.submission_entries, self.completion_entries] {

@@ -5,6 +5,7 @@ mod economy;
 mod futures;
 mod garbage;
 mod model;
+mod portal;
 mod reentrancy;
 mod slot_free;
 mod violations;
