@@ -100,11 +100,13 @@ pub mod mem;
 pub mod protocol;
 pub mod queue;
 mod ring;
+pub mod shared;
 pub mod slots;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod testing;
 pub mod wait;
+
 mod waiters;
 
 pub use doorbell::{Doorbell, Kick, Wake};
@@ -114,4 +116,5 @@ pub use in_flight::InFlight;
 pub use mem::{Cells, OutOfBounds, SharedMem, Word, Word32};
 pub use protocol::{QueueName, QueueProtocol, Tag};
 pub use queue::{Completed, Queue, QueueParts, SlotFree};
+pub use shared::{SharedInFlight, SharedQueue, SharedSlotFree};
 pub use wait::{Interrupt, NextCompletion, Parked, SpinBudget, SpinOnly, WaitError};
