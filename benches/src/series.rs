@@ -24,6 +24,26 @@ pub struct Latency {
     pub iops: f64,
 }
 
+/// Mean, percentiles and maximum of a series. They are computed from the whole histogram: percentiles
+/// of parts have no mean.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Percentiles {
+    /// The mean, in nanoseconds.
+    pub mean_ns: f64,
+    /// 50 of 100 operations took at most this many nanoseconds.
+    pub p50_ns: u64,
+    /// 90 of 100.
+    pub p90_ns: u64,
+    /// 99 of 100.
+    pub p99_ns: u64,
+    /// 999 of 1000.
+    pub p999_ns: u64,
+    /// 9999 of 10,000.
+    pub p9999_ns: u64,
+    /// The slowest.
+    pub max_ns: u64,
+}
+
 /// The latencies of a series of operations in nanoseconds, how many bytes they moved, and how long
 /// the whole took.
 ///
@@ -65,6 +85,13 @@ impl Series {
         for (value, count) in later.buckets() {
             self.histogram.saturating_record_n(value, count);
         }
+    }
+
+    /// Adds a series of another client that ran at the same time: it adds no time of its own.
+    pub fn join(&mut self, beside: &Self) {
+        let elapsed = self.elapsed.max(beside.elapsed);
+        self.append(beside);
+        self.elapsed = elapsed;
     }
 
     /// How many operations there were.
@@ -123,6 +150,25 @@ impl Series {
             p999_ns: self.quantile_ns(0.999),
             iops: if seconds > 0.0 { self.operations() as f64 / seconds } else { 0.0 },
         }
+    }
+
+    /// The whole distribution, as a report shows it.
+    #[must_use]
+    pub fn percentiles(&self) -> Percentiles {
+        Percentiles {
+            mean_ns: self.histogram.mean(),
+            p50_ns: self.quantile_ns(0.5),
+            p90_ns: self.quantile_ns(0.9),
+            p99_ns: self.quantile_ns(0.99),
+            p999_ns: self.quantile_ns(0.999),
+            p9999_ns: self.quantile_ns(0.9999),
+            max_ns: self.slowest_ns(),
+        }
+    }
+
+    /// Notes `count` operations of the same latency.
+    pub fn record_many(&mut self, ns: u64, count: u64) {
+        self.histogram.saturating_record_n(ns, count);
     }
 
     /// Latencies (in nanoseconds, ascending) that occurred, and how often.

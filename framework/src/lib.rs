@@ -15,6 +15,7 @@
 //! * [`broker`]: sessions, policy, quotas, grants, and the teardown proof chain.
 //! * [`client`]: what a program uses; [`local`] is the same without a broker process.
 //! * [`wait`]: interrupts under tokio, tokio-uring, or no runtime at all.
+//! * [`poll`]: pinned threads that poll many queues near their device.
 //! * [`wire`]: the control protocol between client and broker.
 //! * [`pci`]: PCI addresses and config space.
 //! * [`topology`]: which cores and which memory are near a device.
@@ -38,6 +39,8 @@ pub mod driver;
 #[cfg(feature = "broker")]
 pub mod local;
 pub mod pci;
+#[cfg(feature = "client")]
+pub mod poll;
 #[cfg(feature = "soft")]
 pub mod soft;
 pub mod spec;

@@ -72,6 +72,7 @@ pub async fn open_with(
         queues: u32::MAX,
         bytes: u64::MAX,
         mappings: 4096,
+        pollers: u32::MAX,
         device_fd: true,
         operator: true,
         ..Rights::default()
@@ -82,19 +83,23 @@ pub async fn open_with(
         .policy(Policy::from_rules(vec![rule]))
         .until_idle();
     let (told, started) = oneshot::channel();
+    let origin = crate::poll::origin();
     // Bring-up blocks, and the broker's end does: both on a thread of their own.
     std::thread::Builder::new()
         .name("doorbell-local".to_owned())
-        .spawn(move || match builder.start() {
-            Ok(broker) => {
-                broker.adopt(theirs);
-                // Whoever opens may have given up: the socket pair's other end is closed then.
-                let _ = told.send(Ok(()));
-                if let Err(error) = broker.wait() {
-                    tracing::error!(%error, "the broker of this process");
+        .spawn(move || {
+            crate::poll::leave_core(origin);
+            match builder.start() {
+                Ok(broker) => {
+                    broker.adopt(theirs);
+                    // Whoever opens may have given up: the socket pair's other end is closed then.
+                    let _ = told.send(Ok(()));
+                    if let Err(error) = broker.wait() {
+                        tracing::error!(%error, "the broker of this process");
+                    }
                 }
+                Err(error) => drop(told.send(Err(error))),
             }
-            Err(error) => drop(told.send(Err(error))),
         })
         .map_err(|source| LocalError::Os { what: "starting a thread", source })?;
     started.await.map_err(|_| BrokerError::Thread("starting thread"))??;

@@ -16,6 +16,8 @@
 //! are what a machine with store buffers needs in addition.) A loom model explores all
 //! interleavings, and that either fence left out loses a wake-up.
 //!
+//! A doorbell may have a copy in memory that spares most writes of its register: [`shadow`].
+//!
 //! What it does not do: a doorbell is written, never read; and nothing here says whether a kick
 //! arrived. [`fall_asleep`] and [`wake_up`] are the device's half, for software devices.
 
@@ -29,6 +31,10 @@ use core::sync::atomic::fence;
 use loom::sync::atomic::fence;
 
 use crate::mem::{Word, Word32};
+
+pub mod shadow;
+
+pub use shadow::Shadow;
 
 /// Wakes a sleeping device; an eventfd in the framework.
 pub trait Kick: Send + Sync {
@@ -68,13 +74,21 @@ impl Wake {
 pub struct Doorbell {
     register: Word32,
     wake: Option<Wake>,
+    shadow: Option<Shadow>,
 }
 
 impl Doorbell {
     /// `wake` is given on buses whose device may sleep, and only for doorbells that bring new work.
     #[must_use]
     pub fn new(register: Word32, wake: Option<Wake>) -> Self {
-        Self { register, wake }
+        Self { register, wake, shadow: None }
+    }
+
+    /// The same doorbell with a shadow, if there is one: the register is written only when the device
+    /// asks for it, see [`shadow`].
+    #[must_use]
+    pub fn with_shadow(self, shadow: Option<Shadow>) -> Self {
+        Self { shadow, ..self }
     }
 
     /// Tells the device the new tail or head, and wakes it if it sleeps. Everything written to the
@@ -90,6 +104,11 @@ impl Doorbell {
     /// follow. For a caller that must not run the kick's code yet.
     #[inline]
     pub(crate) fn store(&self, value: u32) -> bool {
+        if let Some(shadow) = &self.shadow
+            && !shadow.ring(value)
+        {
+            return false;
+        }
         match &self.wake {
             None => {
                 publish(&self.register, value);
@@ -108,8 +127,14 @@ impl Doorbell {
     }
 }
 
-/// Stores a doorbell value after everything that was written to the ring. The ring must lie in
-/// write-back memory (DMA memory, a memfd); a write-combining one would need a store fence here.
+/// Stores a doorbell value after everything that was written to the ring by ordinary stores. The ring
+/// must lie in write-back memory (DMA memory, a memfd).
+///
+/// Two things need a store fence (`sfence`) before this, because neither is kept in program order with
+/// later stores: entries that were stored past the caches ([`EntryStores::NonTemporal`]; the queue
+/// does it, once per batch), and a ring in write-combining memory, which no bus here has.
+///
+/// [`EntryStores::NonTemporal`]: crate::EntryStores::NonTemporal
 #[inline]
 pub fn publish<W: Word>(register: &W, value: u32) {
     // Release: the entries (relaxed stores) must be visible before the value that covers them. On

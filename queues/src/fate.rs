@@ -1,10 +1,9 @@
 //! Why a queue ended: one word that another thread sets and the queue's thread reads.
 //!
-//! A one-shot flag with a value: the first reason stays, later writers may only add `QUIESCED`. One
-//! reason is provisional: [`EndReason::DoorbellLost`] says what the queue's process saw for itself,
-//! and the first other reason takes its place. Each write releases and each read acquires, and all writes are read-modify-writes,
-//! so a reader that sees a reason or `QUIESCED` sees everything that its writer did before, whoever
-//! wrote in between (C++20 release sequences).
+//! A one-shot flag with a value: the first reason stays, later writers may only add `QUIESCED`. So a
+//! reason that was given out is final. Each write releases and each read acquires, and all writes are
+//! read-modify-writes, so a reader that sees a reason or `QUIESCED` sees everything that its writer did
+//! before, whoever wrote in between (C++20 release sequences).
 //!
 //! What it does not do: it wakes nobody. Whoever ends a queue from another thread also wakes the
 //! tasks that are parked on its [`Interrupt`](crate::Interrupt).
@@ -35,8 +34,9 @@ pub enum EndReason {
     Violation = 6,
     /// The owner released the queue.
     Released = 7,
-    /// The doorbell's mapping reaches nobody any more: the broker took it back, or the device was
-    /// reset or is gone. Provisional: the broker's own reason replaces it when it arrives.
+    /// The doorbell's mapping reaches nobody any more (the broker took it back, or the device was
+    /// reset or is gone), and nobody has said why for as long as whoever looks after the queue waits
+    /// for that.
     DoorbellLost = 8,
 }
 
@@ -90,8 +90,8 @@ const QUIESCED: u32 = 0x100;
 /// ```
 #[derive(Debug, Default)]
 pub struct Fate {
-    /// Invariant: 0, or an [`EndReason`] code, plus [`QUIESCED`]; the reason is set once and stays, but
-    /// for `DoorbellLost`, which is replaced at most once; QUIESCED is only ever added.
+    /// Invariant: 0, or an [`EndReason`] code, plus [`QUIESCED`]; the reason is set once and stays;
+    /// QUIESCED is only ever added.
     word: AtomicU32,
 }
 
@@ -102,20 +102,15 @@ impl Fate {
         Self::default()
     }
 
-    /// Ends the queue; the first reason stays (see [`EndReason::DoorbellLost`] for the exception).
-    /// `quiesced` says that the device can no longer touch the memory of its commands, so their
-    /// buffers may go back to their owners.
+    /// Ends the queue; the first reason stays. `quiesced` says that the device can no longer touch
+    /// the memory of its commands, so their buffers may go back to their owners.
     ///
-    /// Lock-free, and no system call: a signal handler may call it.
+    /// Lock-free, and no system call.
     pub fn end(&self, reason: EndReason, quiesced: bool) {
         let flag = if quiesced { QUIESCED } else { 0 };
         let next = |word: u32| {
-            let kept = match EndReason::from_code(word & 0xff) {
-                None => reason as u32,
-                // The owner's release says nothing about how the doorbell was lost.
-                Some(EndReason::DoorbellLost) if reason != EndReason::Released => reason as u32,
-                Some(first) => first as u32,
-            };
+            let first = word & 0xff;
+            let kept = if first == 0 { reason as u32 } else { first };
             let next = kept | word & QUIESCED | flag;
             (next != word).then_some(next)
         };
@@ -165,23 +160,5 @@ mod tests {
         fate.end(EndReason::Released, true);
         assert_eq!(fate.ended(), Some(EndReason::Revoked));
         assert!(fate.quiesced());
-    }
-
-    #[test]
-    fn the_broker_says_how_a_doorbell_was_lost() {
-        for (told, kept) in [
-            (EndReason::Revoked, EndReason::Revoked),
-            (EndReason::DeviceReset, EndReason::DeviceReset),
-            (EndReason::Released, EndReason::DoorbellLost),
-        ] {
-            let fate = Fate::new();
-            fate.end(EndReason::DoorbellLost, false);
-            assert_eq!(fate.ended(), Some(EndReason::DoorbellLost));
-            fate.end(told, true);
-            assert_eq!(fate.ended(), Some(kept));
-            fate.end(EndReason::DoorbellLost, false);
-            assert_eq!(fate.ended(), Some(kept), "what the broker said stays");
-            assert!(fate.quiesced());
-        }
     }
 }

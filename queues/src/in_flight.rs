@@ -15,7 +15,9 @@ use crate::wait::Parked;
 ///
 /// Polling it tells the device of everything submitted and reaps the queue for everyone. It spins
 /// within the queue's budget; if completions came, but only for others, it lets those run and asks
-/// to be polled again; if none came, it arms the interrupt, looks once more, and parks.
+/// to be polled again; if none came, it arms the interrupt, looks once more, and parks. Now and
+/// then, when its thread has not slept for long, it only waits for that
+/// ([`Interrupt::poll_turn`](crate::Interrupt::poll_turn)).
 ///
 /// Dropping it orphans the command: the device finishes it, and its buffer is dropped at the
 /// completion. Leaking it (`mem::forget`) costs its slot and its buffer for as long as the queue
@@ -79,6 +81,9 @@ impl<'q, P: QueueProtocol, B> InFlight<'q, P, B> {
     /// Looks at the ring until something comes.
     #[inline(never)]
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Output<P, B>> {
+        if self.queue.poll_turn(cx).is_pending() {
+            return Poll::Pending;
+        }
         match self.queue.spin(Some(self.tag())) {
             Ok(false) => return self.park(cx),
             Ok(true) => {}
@@ -87,9 +92,8 @@ impl<'q, P: QueueProtocol, B> InFlight<'q, P, B> {
         if let Some(taken) = self.take() {
             return Poll::Ready(Ok(taken));
         }
-        // What came is for others. Spinning on would hold them up, and the interrupt need not be
-        // asked for while completions come: back to the end of the executor's line.
-        cx.waker().wake_by_ref();
+        // What came is for others. Spinning on would hold them up.
+        self.queue.let_others_run(cx);
         Poll::Pending
     }
 
@@ -117,7 +121,7 @@ impl<'q, P: QueueProtocol, B> InFlight<'q, P, B> {
             }
         }
         self.queue.set_waker(tag, cx.waker(), parked.since);
-        cx.waker().wake_by_ref();
+        self.queue.let_others_run(cx);
         Poll::Pending
     }
 }

@@ -55,6 +55,7 @@
 //!     name: QueueName { device: "example".into(), queue: 1 },
 //!     submission: sq.clone(),
 //!     submission_entries: 8,
+//!     entry_stores: EntryStores::Plain,
 //!     completion: cq.clone(),
 //!     completion_entries: 8,
 //!     slots: 4,
@@ -108,13 +109,15 @@ mod testing;
 pub mod wait;
 
 mod waiters;
+pub mod wakes;
 
-pub use doorbell::{Doorbell, Kick, Wake};
+pub use doorbell::{Doorbell, Kick, Shadow, Wake};
 pub use error::{BadGeometry, Lost, QueueError, RejectReason, Rejected, Violation};
 pub use fate::{EndReason, Fate};
 pub use in_flight::InFlight;
-pub use mem::{Cells, OutOfBounds, SharedMem, Word, Word32};
+pub use mem::{Cells, EntryStores, OutOfBounds, SharedMem, Word, Word32};
 pub use protocol::{QueueName, QueueProtocol, Tag};
 pub use queue::{Completed, Queue, QueueParts, SlotFree};
 pub use shared::{SharedInFlight, SharedQueue, SharedSlotFree};
 pub use wait::{Interrupt, NextCompletion, Parked, SpinBudget, SpinOnly, WaitError};
+pub use wakes::WakeSet;

@@ -25,15 +25,8 @@ use core::sync::atomic::Ordering;
 use bytemuck::Pod;
 
 use crate::error::Violation;
-use crate::mem::{CellArray, CellWords, Cells};
+use crate::mem::{CellArray, CellCursor, CellHere, CellWords, Cells, EntryStores, store_fence};
 use crate::protocol::QueueProtocol;
-
-/// The index after `index` in a ring whose last index is `last`. (The number of entries itself,
-/// up to 65,536, does not fit.)
-#[inline]
-fn after(index: u16, last: u16) -> u16 {
-    if index == last { 0 } else { index + 1 }
-}
 
 /// Steps from `from` up to `to`, around a ring of `count` entries.
 #[inline]
@@ -46,14 +39,16 @@ fn distance(from: u16, to: u16, count: usize) -> usize {
 /// device is then told.
 ///
 /// # Invariants
-/// * `tail`, `rung` and `head` are at most `last`, the number of cells less one.
+/// * `rung` and `head` are at most `last`, the number of cells less one, and `rung_place` is the place
+///   of `tail` when it was at `rung`.
 /// * `rung..tail` are the entries stored and not yet told to the device.
 /// * `head` is the last one the device reported, and lies in the cyclic range that ends at `rung`.
 #[derive(Debug)]
-pub(crate) struct SubmissionRing<E, C = Cells<E>> {
-    cells: C,
+pub(crate) struct SubmissionRing<E, C: CellArray = Cells<E>> {
+    tail: C::Cursor,
+    rung_place: Cell<usize>,
+    non_temporal: bool,
     last: u16,
-    tail: Cell<u16>,
     rung: Cell<u16>,
     head: Cell<u16>,
     _entry: PhantomData<fn(E)>,
@@ -61,37 +56,54 @@ pub(crate) struct SubmissionRing<E, C = Cells<E>> {
 
 impl<E: Pod, C: CellArray> SubmissionRing<E, C> {
     /// A ring over 2 to 65,536 zeroed cells, with the device's tail and head at 0.
-    pub(crate) fn new(cells: C) -> Self {
+    pub(crate) fn new(cells: C, stores: EntryStores) -> Self {
         let last = (cells.count() - 1) as u16;
-        let [tail, rung, head] = [const { Cell::new(0) }; 3];
-        Self { cells, last, tail, rung, head, _entry: PhantomData }
+        let non_temporal = stores == EntryStores::NonTemporal;
+        let [rung, head] = [const { Cell::new(0) }; 2];
+        let tail = cells.into_cursor();
+        let rung_place = Cell::new(tail.place());
+        Self { tail, rung_place, non_temporal, last, rung, head, _entry: PhantomData }
     }
 
     /// Stores an entry at the tail. The caller holds a slot, so there is room.
     #[inline]
     pub(crate) fn push(&self, entry: &E) {
-        let tail = self.tail.get();
-        self.cells.words(usize::from(tail)).write(entry);
-        self.tail.set(after(tail, self.last));
+        let here = self.tail.here();
+        if self.non_temporal {
+            here.stream(entry);
+        } else {
+            here.write(entry);
+        }
+        here.advance();
+    }
+
+    /// Before the doorbell: what [`push`](Self::push) stored past the caches is visible before it.
+    #[inline]
+    pub(crate) fn settle_stores(&self) {
+        if self.non_temporal {
+            store_fence();
+        }
     }
 
     /// True if entries were stored that the device has not been told of.
     #[inline]
     pub(crate) fn has_unrung(&self) -> bool {
-        self.tail != self.rung
+        self.tail.place() != self.rung_place.get()
     }
 
     /// The tail that the device must be told now.
     #[inline]
     pub(crate) fn take_tail(&self) -> u32 {
-        self.rung.set(self.tail.get());
-        u32::from(self.tail.get())
+        let tail = self.tail.index();
+        self.rung.set(tail);
+        self.rung_place.set(self.tail.place());
+        u32::from(tail)
     }
 
-    /// Checks a head that the device reports and remembers it. It may only go forward, and not past
-    /// what the device was told of.
+    /// Checks a head that the device reports and remembers it; false if it is impossible. It may only
+    /// go forward, and not past what the device was told of.
     #[inline]
-    pub(crate) fn report_head(&self, reported: u16) -> Result<(), Violation> {
+    pub(crate) fn report_head(&self, reported: u16) -> bool {
         let (from, to) = (self.head.get(), self.rung.get());
         // `from..=to` around the ring; `to` is an index of it.
         let possible = if from <= to {
@@ -99,102 +111,113 @@ impl<E: Pod, C: CellArray> SubmissionRing<E, C> {
         } else {
             (from <= reported && reported <= self.last) || reported <= to
         };
-        if !possible {
-            return Err(Violation::ImpossibleHead { reported, last: from, tail: to });
+        if possible {
+            self.head.set(reported);
         }
-        self.head.set(reported);
-        Ok(())
+        possible
+    }
+
+    /// What [`report_head`](Self::report_head) found.
+    #[cold]
+    pub(crate) fn impossible_head(&self, reported: u16) -> Violation {
+        Violation::ImpossibleHead { reported, last: self.head.get(), tail: self.rung.get() }
     }
 }
 
 /// Completion ring: [`pop`](Self::pop) takes the entry at the head if its phase is the awaited one.
 ///
 /// # Invariants
-/// * `head` and `rung` are at most `last`, the number of cells less one.
+/// * `rung` is at most `last`, the number of cells less one.
 /// * `rung..head` are the entries taken that the device has not been told of.
-/// * `phase` is true on the first pass over the ring and flips on each wrap of `head`.
-/// * Once `stopped` nothing is taken any more.
+/// * `awaited` is the phase of the next entry: 1 on the first pass over the ring, flipped on each wrap
+///   of `head`; once stopped it is [`STOPPED`], which no entry has, and stays.
 #[derive(Debug)]
-pub(crate) struct CompletionRing<P: QueueProtocol, C = Cells<<P as QueueProtocol>::Completion>> {
-    cells: C,
-    head: Cell<u16>,
-    last: u16,
-    rung: Cell<u16>,
-    phase: Cell<bool>,
-    stopped: Cell<bool>,
+pub(crate) struct CompletionRing<
+    P: QueueProtocol,
+    C: CellArray = Cells<<P as QueueProtocol>::Completion>,
+> {
+    head: C::Cursor,
+    awaited: Cell<u8>,
     /// Looks that found nothing, modulo 256.
     idle: Cell<u8>,
+    last: u16,
+    rung: Cell<u16>,
     _protocol: PhantomData<fn(P)>,
 }
+
+/// The phase of no entry.
+const STOPPED: u8 = 2;
 
 impl<P: QueueProtocol, C: CellArray> CompletionRing<P, C> {
     /// A ring over 2 to 65,536 zeroed cells.
     pub(crate) fn new(cells: C) -> Self {
         let last = (cells.count() - 1) as u16;
-        let [head, rung] = [const { Cell::new(0) }; 2];
-        let (phase, stopped, idle) = (Cell::new(true), Cell::new(false), Cell::new(0));
-        Self { cells, head, last, rung, phase, stopped, idle, _protocol: PhantomData }
+        let (head, rung) = (cells.into_cursor(), Cell::new(0));
+        Self { head, awaited: Cell::new(1), idle: Cell::new(0), last, rung, _protocol: PhantomData }
     }
 
     #[inline]
-    fn fresh(cell: impl CellWords, phase: bool) -> bool {
+    fn fresh(cell: impl CellWords, awaited: u8) -> bool {
         // Acquire: pairs with the release that published the word; the rest of the entry was
         // written before it.
-        P::phase(u32::from_le(cell.load_u32(P::PHASE_WORD, Ordering::Acquire))) == phase
-    }
-
-    #[inline]
-    fn after(&self, index: u16, phase: bool) -> (u16, bool) {
-        if index == self.last { (0, !phase) } else { (index + 1, phase) }
+        let word = u32::from_le(cell.load_u32(P::PHASE_WORD, Ordering::Acquire));
+        u8::from(P::phase(word)) == awaited
     }
 
     /// True if the entry at the head has the awaited phase. [`pop`](Self::pop) takes it.
     #[inline]
     pub(crate) fn has_fresh(&self) -> bool {
-        Self::fresh(self.cells.words(usize::from(self.head.get())), self.phase.get())
+        Self::fresh(self.head.here(), self.awaited.get())
     }
 
     /// The index of the entry that comes next, and its phase.
     pub(crate) fn next(&self) -> (u16, bool) {
-        (self.head.get(), self.phase.get())
+        (self.head.index(), self.awaited.get() == 1)
     }
 
     /// Takes nothing any more: the device has broken the protocol.
     pub(crate) fn stop(&self) {
-        self.stopped.set(true);
+        self.awaited.set(STOPPED);
     }
 
-    /// Takes the next completion: a copy, so what is checked on it stays true.
+    /// Takes the next completion: a copy, so what is checked on it stays true. After `None` comes
+    /// [`missed`](Self::missed).
     #[inline]
-    pub(crate) fn pop(&self) -> Result<Option<P::Completion>, Violation> {
-        let (head, phase) = (self.head.get(), self.phase.get());
-        let cell = self.cells.words(usize::from(head));
-        if self.stopped.get() || !Self::fresh(cell, phase) {
-            // Who parks looks at the order each time. Who only looks would do so forever beside a
-            // completion with the wrong phase, so it is looked for now and then.
-            self.idle.set(self.idle.get().wrapping_add(1));
-            return if self.idle.get() == 0 { self.check_order().map(|()| None) } else { Ok(None) };
+    pub(crate) fn pop(&self) -> Option<P::Completion> {
+        let awaited = self.awaited.get();
+        let cell = self.head.here();
+        if !Self::fresh(cell, awaited) {
+            return None;
         }
         let completion = cell.read();
-        let (head, phase) = self.after(head, phase);
-        self.head.set(head);
-        self.phase.set(phase);
-        Ok(Some(completion))
+        if cell.advance() {
+            self.awaited.set(awaited ^ 1);
+        }
+        Some(completion)
+    }
+
+    /// Nothing was there. Who parks looks at the order each time. Who only looks would do so forever
+    /// beside a completion with the wrong phase, so it is looked for now and then.
+    #[inline]
+    pub(crate) fn missed(&self) -> Result<(), Violation> {
+        self.idle.set(self.idle.get().wrapping_add(1));
+        if self.idle.get() == 0 { self.check_order() } else { Ok(()) }
     }
 
     /// Looks one entry past the head: if that one is fresh and the head is not, the device wrote
     /// out of order or with the wrong phase. Off the hot path: a second line to load.
     #[cold]
     pub(crate) fn check_order(&self) -> Result<(), Violation> {
-        if self.stopped.get() {
+        let (head, awaited) = (self.head.index(), self.awaited.get());
+        if awaited == STOPPED {
             return Ok(());
         }
-        let (head, phase) = (self.head.get(), self.phase.get());
-        let (next, next_phase) = self.after(head, phase);
-        let cell = |index| self.cells.words(usize::from(index));
+        let (next, next_awaited) =
+            if head == self.last { (0, awaited ^ 1) } else { (head + 1, awaited) };
+        let cell = |index| self.head.array().words(usize::from(index));
         // The order of the two looks matters: a device that writes in order has written the head
         // before the entry after it, so a look at the head that follows must find it.
-        if Self::fresh(cell(next), next_phase) && !Self::fresh(cell(head), phase) {
+        if Self::fresh(cell(next), next_awaited) && !Self::fresh(cell(head), awaited) {
             return Err(Violation::PhaseOutOfOrder { head });
         }
         Ok(())
@@ -203,7 +226,7 @@ impl<P: QueueProtocol, C: CellArray> CompletionRing<P, C> {
     /// How many entries were taken since the device was last told.
     #[inline]
     pub(crate) fn unrung(&self) -> usize {
-        distance(self.rung.get(), self.head.get(), self.count())
+        distance(self.rung.get(), self.head.index(), self.count())
     }
 
     /// Number of entries.
@@ -215,8 +238,9 @@ impl<P: QueueProtocol, C: CellArray> CompletionRing<P, C> {
     /// The head that the device must be told now.
     #[inline]
     pub(crate) fn take_head(&self) -> u32 {
-        self.rung.set(self.head.get());
-        u32::from(self.head.get())
+        let head = self.head.index();
+        self.rung.set(head);
+        u32::from(head)
     }
 }
 

@@ -18,48 +18,102 @@ pub const MAX_SLOTS: u16 = 4096;
 /// End of the free list: no slot has this number.
 const NONE: u16 = u16::MAX;
 
+/// Where a command is. It shares a word with the tag, above its 16 bits: so one comparison says that
+/// a completion names the current command of its slot, and what is to be done about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// On the free list.
-    Free,
-    /// Taken; its entry is being built.
-    Reserved,
-    /// The device has it; a future waits.
-    Awaited,
+struct State(u32);
+
+impl State {
+    /// On the free list, or taken while its entry is being built.
+    const FREE: Self = Self(0);
+    /// The device has it; a future waits that has not parked.
+    const AWAITED: Self = Self(1 << 16);
+    /// The device has it; a future waits, and its task's waker is there.
+    const PARKED: Self = Self(2 << 16);
     /// The device has it; `reap` hands it to a callback.
-    Direct,
+    const DIRECT: Self = Self(3 << 16);
     /// The device has it; its future was dropped.
-    Orphaned,
+    const ORPHANED: Self = Self(4 << 16);
     /// Completed; the future has not looked yet.
-    Done,
+    const DONE: Self = Self(5 << 16);
     /// Completed while a future looked at the ring; the next `reap` hands it to its callback.
-    Deferred,
+    const DEFERRED: Self = Self(6 << 16);
     /// Its queue ended and its buffer was given back; the completion may still lie in the ring.
-    Lost,
+    const LOST: Self = Self(7 << 16);
+
+    /// The slot's word with this state.
+    #[inline]
+    fn with(self, tag: u16) -> u32 {
+        self.0 | u32::from(tag)
+    }
 }
 
 /// Every field is a [`Cell`]: whatever runs code of others (a buffer's drop, a waker) finds nothing
-/// borrowed.
+/// borrowed. Only what each command touches is here; what a parked task leaves is in [`Task`].
 struct Slot<O, B> {
-    state: Cell<State>,
-    /// The current tag of the slot, or the next one while it is free.
-    tag: Cell<u16>,
+    buffer: Cell<Option<B>>,
+    outcome: Cell<Option<O>>,
+    /// The [`State`], and in the low 16 bits the current tag of the slot, or the next one while it is
+    /// free.
+    word: Cell<u32>,
     /// The next slot of the list that this one is on: free, or deferred.
     next: Cell<u16>,
-    outcome: Cell<Option<O>>,
-    buffer: Cell<Option<B>>,
+}
+
+impl<O, B> Slot<O, B> {
+    #[inline]
+    fn tag(&self) -> u16 {
+        self.word.get() as u16
+    }
+
+    #[inline]
+    fn state(&self) -> State {
+        State(self.word.get() & !0xffff)
+    }
+
+    #[inline]
+    fn set_state(&self, state: State) {
+        self.word.set(state.with(self.tag()));
+    }
+
+    fn is_awaited(&self) -> bool {
+        matches!(self.state(), State::AWAITED | State::PARKED)
+    }
+}
+
+/// What a parked task leaves at its command's slot.
+#[derive(Default)]
+struct Task {
     waker: Cell<Option<Waker>>,
     /// [`Parked::since`](crate::Parked) of the task behind the waker.
     since: Cell<Option<u64>>,
 }
 
+/// A slot that was taken for an entry that is being built.
+pub(crate) struct Reserved<'t, O, B> {
+    /// The slot's number.
+    pub(crate) index: u16,
+    /// The tag of the command that it will be.
+    pub(crate) tag: Tag,
+    slot: &'t Slot<O, B>,
+}
+
 /// What a completion means for its slot.
 #[derive(Debug)]
 pub(crate) enum Settled<B> {
-    /// Kept for its future, or for the next `reap`; the waker if a task had parked.
-    Kept(Option<Waker>),
+    /// Kept for its future, which has not parked.
+    Kept,
     /// For the callback of `reap`; the slot is free again.
     Direct(B),
+    /// Nothing was done: it is for [`SlotTable::complete_other`].
+    Other,
+}
+
+/// What the completion of any other command means.
+#[derive(Debug)]
+pub(crate) enum SettledOther<B> {
+    /// Kept for its future, or for the next `reap`; the waker if a task had parked.
+    Kept(Option<Waker>),
     /// Nobody waits; the slot is free again and the buffer goes back to its owner.
     Orphan(B),
 }
@@ -81,46 +135,49 @@ pub(crate) enum WakerWanted {
 /// table, so they are handed out once the table is consistent.
 ///
 /// # Invariants
-/// * `free` leads through each slot in state `Free` exactly once, and no other, and ends in `NONE`;
-///   `in_use` counts the others.
-/// * `deferred` leads likewise through those in state `Deferred`, in order of completion, and
+/// * `free` leads through each slot in state `FREE` exactly once, but for those that are reserved, and
+///   through no other, and ends in `NONE`; `in_use` counts the slots that it does not lead through.
+/// * `deferred` leads likewise through those in state `DEFERRED`, in order of completion, and
 ///   `deferred_last` is the last of them.
-/// * `buffer` is `Some` exactly in `Awaited`, `Direct`, `Orphaned`, `Done` and `Deferred`,
-///   `outcome` exactly in `Done` and `Deferred`; `waker` is `None` but in `Awaited`, and `since`
-///   but with it.
+/// * `buffer` is `Some` exactly in `AWAITED`, `PARKED`, `DIRECT`, `ORPHANED`, `DONE` and `DEFERRED`;
+///   `outcome` is that of the command in `DONE` and `DEFERRED`, and means nothing elsewhere.
+/// * `tasks` has the task of each slot; its `waker` is `Some` exactly in `PARKED`, and `since` is
+///   `None` but there.
 /// * A slot's tag is its number in the bits of `mask`; the rest, the generation, changes each time
-///   the slot is freed. `mask` is a power of two less one.
+///   the slot is freed. `mask` is a power of two less one, and `generation` is that power.
 pub(crate) struct SlotTable<O, B> {
     slots: Box<[Slot<O, B>]>,
     mask: u16,
+    generation: u16,
     free: Cell<u16>,
     in_use: Cell<u16>,
     deferred: Cell<u16>,
     deferred_last: Cell<u16>,
     /// Whether tasks wait for a slot: what the queue's line says, next to what is looked at anyway.
     pub(crate) awaited: Cell<bool>,
+    /// Apart from the slots: a command whose future never parks touches none of it.
+    tasks: Box<[Task]>,
 }
 
 impl<O: Copy, B> SlotTable<O, B> {
     /// `count` must lie in `1..=MAX_SLOTS`; the queue's constructor checks it.
     pub(crate) fn new(count: u16) -> Self {
         let slot = |index| Slot {
-            state: Cell::new(State::Free),
-            tag: Cell::new(index),
-            next: Cell::new(if index + 1 == count { NONE } else { index + 1 }),
-            outcome: Cell::new(None),
             buffer: Cell::new(None),
-            waker: Cell::new(None),
-            since: Cell::new(None),
+            outcome: Cell::new(None),
+            word: Cell::new(State::FREE.with(index)),
+            next: Cell::new(if index + 1 == count { NONE } else { index + 1 }),
         };
         Self {
             slots: (0..count).map(slot).collect(),
             mask: count.next_power_of_two() - 1,
+            generation: count.next_power_of_two(),
             free: Cell::new(0),
             in_use: Cell::new(0),
             deferred: Cell::new(NONE),
             deferred_last: Cell::new(NONE),
             awaited: Cell::new(false),
+            tasks: (0..count).map(|_| Task::default()).collect(),
         }
     }
 
@@ -148,121 +205,144 @@ impl<O: Copy, B> SlotTable<O, B> {
     #[inline]
     fn slot_of(&self, tag: Tag) -> &Slot<O, B> {
         let slot = &self.slots[usize::from(self.index_of(tag))];
-        debug_assert_eq!(slot.tag.get(), tag.0, "a slot is not reused while its future lives");
+        debug_assert_eq!(slot.tag(), tag.0, "a slot is not reused while its future lives");
         slot
     }
 
-    /// Takes a free slot, and its tag.
+    /// The task of a command that is this queue's.
+    fn task_of(&self, tag: Tag) -> &Task {
+        &self.tasks[usize::from(self.index_of(tag))]
+    }
+
+    /// Takes a free slot, and its tag. It stays taken until [`commit`](Self::commit) and a completion,
+    /// or [`cancel`](Self::cancel).
     #[inline]
-    pub(crate) fn reserve(&self) -> Option<(u16, Tag)> {
+    pub(crate) fn reserve(&self) -> Option<Reserved<'_, O, B>> {
         let index = self.free.get();
         // `NONE` is not the number of a slot: no free one, no slot.
         let slot = self.slots.get(usize::from(index))?;
         self.free.set(slot.next.get());
-        slot.state.set(State::Reserved);
         self.in_use.set(self.in_use.get() + 1);
-        Some((index, Tag(slot.tag.get())))
+        Some(Reserved { index, tag: Tag(slot.tag()), slot })
     }
 
     /// Gives a reserved slot back unused.
-    pub(crate) fn cancel(&self, index: u16) {
-        self.release(index, &self.slots[usize::from(index)]);
+    pub(crate) fn cancel(&self, reserved: &Reserved<'_, O, B>) {
+        self.release(reserved.index, reserved.tag.0, reserved.slot);
     }
 
     /// The entry is in the ring: the slot keeps the buffer until the device is done.
     #[inline]
-    pub(crate) fn commit(&self, index: u16, buffer: B, direct: bool) {
-        let slot = &self.slots[usize::from(index)];
-        slot.state.set(if direct { State::Direct } else { State::Awaited });
+    pub(crate) fn commit(&self, reserved: &Reserved<'_, O, B>, buffer: B, direct: bool) {
+        let Reserved { tag, slot, .. } = reserved;
+        let state = if direct { State::DIRECT } else { State::AWAITED };
+        slot.word.set(state.with(tag.0));
         // A reserved slot holds no buffer: forgetting what was there costs less than dropping it.
         core::mem::forget(slot.buffer.replace(Some(buffer)));
     }
 
-    /// A completion came for `tag`. `defer` keeps it for the next `reap` if it is for the callback
-    /// of one.
+    /// A completion came for `tag`: what is to be done about nearly all of them, each told by one
+    /// comparison. `defer` keeps it for the next `reap` if it is for the callback of one.
     #[inline]
-    pub(crate) fn complete(
+    pub(crate) fn complete(&self, tag: Tag, outcome: O, defer: bool) -> Settled<B> {
+        let index = self.index_of(tag);
+        let Some(slot) = self.slots.get(usize::from(index)) else { return Settled::Other };
+        let word = slot.word.get();
+        if word == State::AWAITED.with(tag.0) {
+            slot.outcome.set(Some(outcome));
+            slot.word.set(State::DONE.with(tag.0));
+            return Settled::Kept;
+        }
+        if word == State::DIRECT.with(tag.0)
+            && !defer
+            && let Some(buffer) = slot.buffer.take()
+        {
+            self.release(index, tag.0, slot);
+            return Settled::Direct(buffer);
+        }
+        Settled::Other
+    }
+
+    /// The rest of [`complete`](Self::complete).
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn complete_other(
         &self,
         tag: Tag,
         outcome: O,
-        defer: bool,
-    ) -> Result<Settled<B>, Violation> {
+    ) -> Result<SettledOther<B>, Violation> {
         let index = self.index_of(tag);
         let Some(slot) = self.slots.get(usize::from(index)) else {
             return Err(Violation::UnknownTag(tag));
         };
-        if slot.tag.get() != tag.0 {
+        if slot.tag() != tag.0 {
             return Err(Violation::StaleTag(tag));
         }
-        match slot.state.get() {
-            State::Awaited => {
+        match slot.state() {
+            State::PARKED => {
+                let task = self.task_of(tag);
                 slot.outcome.set(Some(outcome));
-                slot.state.set(State::Done);
-                let waker = slot.waker.take();
-                if waker.is_some() {
-                    slot.since.set(None);
-                }
-                Ok(Settled::Kept(waker))
+                slot.set_state(State::DONE);
+                task.since.set(None);
+                Ok(SettledOther::Kept(task.waker.take()))
             }
-            State::Direct if defer => {
+            // For the callback of the next `reap`: nobody reaps with one now.
+            State::DIRECT => {
                 slot.outcome.set(Some(outcome));
                 self.defer(index, slot);
-                Ok(Settled::Kept(None))
+                Ok(SettledOther::Kept(None))
             }
-            state @ (State::Direct | State::Orphaned) => {
+            State::ORPHANED => {
                 let Some(buffer) = slot.buffer.take() else {
                     return Err(Violation::UnknownTag(tag));
                 };
-                self.release(index, slot);
-                let direct = state == State::Direct;
-                Ok(if direct { Settled::Direct(buffer) } else { Settled::Orphan(buffer) })
+                self.release(index, tag.0, slot);
+                Ok(SettledOther::Orphan(buffer))
             }
             // Its future was told that the outcome is lost, and has the buffer.
-            State::Lost => {
-                self.release(index, slot);
-                Ok(Settled::Kept(None))
+            State::LOST => {
+                self.release(index, tag.0, slot);
+                Ok(SettledOther::Kept(None))
             }
-            State::Done | State::Deferred => Err(Violation::StaleTag(tag)),
-            State::Free | State::Reserved => Err(Violation::UnknownTag(tag)),
+            State::DONE | State::DEFERRED => Err(Violation::StaleTag(tag)),
+            _ => Err(Violation::UnknownTag(tag)),
         }
     }
 
     #[inline]
-    fn release(&self, index: u16, slot: &Slot<O, B>) {
-        let generation = self.mask + 1;
+    fn release(&self, index: u16, tag: u16, slot: &Slot<O, B>) {
         // The carry out of the generation falls off the top: a tag has no room for it.
-        let mut tag = slot.tag.get().wrapping_add(generation);
-        if tag == u16::MAX {
+        let mut next = tag.wrapping_add(self.generation);
+        if next == u16::MAX {
             // FFFFh means "no command" in NVMe's error log (NVM Express base 2.0, 5.16.1.2).
-            tag = tag.wrapping_add(generation);
+            next = next.wrapping_add(self.generation);
         }
-        slot.tag.set(tag);
-        slot.state.set(State::Free);
+        slot.word.set(State::FREE.with(next));
         slot.next.set(self.free.replace(index));
         self.in_use.set(self.in_use.get() - 1);
     }
 
     #[inline]
-    fn take(&self, index: u16, slot: &Slot<O, B>) -> Option<(O, B)> {
+    fn take(&self, index: u16, tag: Tag, slot: &Slot<O, B>) -> Option<(O, B)> {
         // Both are there in the states in which this is called.
-        let (outcome, buffer) = (slot.outcome.take()?, slot.buffer.take()?);
-        self.release(index, slot);
+        let (outcome, buffer) = (slot.outcome.get()?, slot.buffer.take()?);
+        self.release(index, tag.0, slot);
         Some((outcome, buffer))
     }
 
     /// The outcome and buffer of a completed command; the slot is free again.
     #[inline]
     pub(crate) fn take_done(&self, tag: Tag) -> Option<(O, B)> {
-        let slot = self.slot_of(tag);
-        if slot.state.get() != State::Done {
+        let (index, slot) = (self.index_of(tag), self.slot_of(tag));
+        if slot.word.get() != State::DONE.with(tag.0) {
             return None;
         }
-        self.take(self.index_of(tag), slot)
+        self.take(index, tag, slot)
     }
 
     #[cold]
     fn defer(&self, index: u16, slot: &Slot<O, B>) {
-        slot.state.set(State::Deferred);
+        slot.set_state(State::DEFERRED);
         slot.next.set(NONE);
         let before = self.deferred_last.replace(index);
         match self.slots.get(usize::from(before)) {
@@ -285,8 +365,8 @@ impl<O: Copy, B> SlotTable<O, B> {
         if slot.next.get() == NONE {
             self.deferred_last.set(NONE);
         }
-        let tag = Tag(slot.tag.get());
-        self.take(index, slot).map(|(outcome, buffer)| (tag, outcome, buffer))
+        let tag = Tag(slot.tag());
+        self.take(index, tag, slot).map(|(outcome, buffer)| (tag, outcome, buffer))
     }
 
     /// The future of a command is gone. What comes back is its buffer, if the device is done with
@@ -296,28 +376,27 @@ impl<O: Copy, B> SlotTable<O, B> {
     /// * in flight: no buffer; it stays until the completion.
     pub(crate) fn abandon(&self, tag: Tag, quiesced: bool) -> (Option<B>, Option<Waker>) {
         let slot = self.slot_of(tag);
-        if slot.state.get() != State::Awaited {
+        if !slot.is_awaited() {
             return (self.take_done(tag).map(|(_, buffer)| buffer), None);
         }
-        slot.since.set(None);
+        let waker = self.take_waker(self.index_of(tag).into());
         if !quiesced {
-            slot.state.set(State::Orphaned);
-            return (None, slot.waker.take());
+            slot.set_state(State::ORPHANED);
+            return (None, waker);
         }
-        slot.state.set(State::Lost);
-        (slot.buffer.take(), slot.waker.take())
+        slot.set_state(State::LOST);
+        (slot.buffer.take(), waker)
     }
 
     /// Whether `waker` must be put at this command's slot, for its completion to call.
-    #[inline]
     pub(crate) fn waker_wanted(&self, tag: Tag, waker: &Waker) -> WakerWanted {
-        let slot = self.slot_of(tag);
-        if slot.state.get() != State::Awaited {
+        let (slot, task) = (self.slot_of(tag), self.task_of(tag));
+        if !slot.is_awaited() {
             return WakerWanted::Done;
         }
-        let there = slot.waker.take();
+        let there = task.waker.take();
         let kept = there.as_ref().is_some_and(|there| there.will_wake(waker));
-        slot.waker.set(there);
+        task.waker.set(there);
         if kept { WakerWanted::Kept } else { WakerWanted::New }
     }
 
@@ -325,25 +404,31 @@ impl<O: Copy, B> SlotTable<O, B> {
     /// completed in the meantime.
     pub(crate) fn put_waker(&self, tag: Tag, waker: Waker) -> Result<Option<Waker>, Waker> {
         let slot = self.slot_of(tag);
-        let awaited = slot.state.get() == State::Awaited;
-        if awaited { Ok(slot.waker.replace(Some(waker))) } else { Err(waker) }
+        if !slot.is_awaited() {
+            return Err(waker);
+        }
+        slot.set_state(State::PARKED);
+        Ok(self.task_of(tag).waker.replace(Some(waker)))
     }
 
     /// When the task whose waker is there first parked.
     pub(crate) fn since(&self, tag: Tag) -> Option<u64> {
-        self.slot_of(tag).since.get()
+        self.task_of(tag).since.get()
     }
 
     /// Remembers that, once the waker is there.
     pub(crate) fn set_since(&self, tag: Tag, since: Option<u64>) {
-        self.slot_of(tag).since.set(since);
+        self.task_of(tag).since.set(since);
     }
 
     /// The waker of slot number `index`, if a task waits there.
     pub(crate) fn take_waker(&self, index: usize) -> Option<Waker> {
-        let slot = self.slots.get(index)?;
-        slot.since.set(None);
-        slot.waker.take()
+        let (slot, task) = (self.slots.get(index)?, self.tasks.get(index)?);
+        if slot.state() == State::PARKED {
+            slot.set_state(State::AWAITED);
+        }
+        task.since.set(None);
+        task.waker.take()
     }
 
     /// The buffer of slot number `index`, whatever its state. For the queue's end only.
@@ -354,8 +439,8 @@ impl<O: Copy, B> SlotTable<O, B> {
     /// The buffer of slot number `index` if the device may still use it. For the queue's end only.
     pub(crate) fn take_device_buffer(&self, index: usize) -> Option<B> {
         let slot = self.slots.get(index)?;
-        match slot.state.get() {
-            State::Awaited | State::Direct | State::Orphaned => slot.buffer.take(),
+        match slot.state() {
+            State::AWAITED | State::PARKED | State::DIRECT | State::ORPHANED => slot.buffer.take(),
             _ => None,
         }
     }

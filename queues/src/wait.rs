@@ -12,6 +12,10 @@ use loom::sync::atomic::fence;
 use crate::mem::{SharedMem, Word};
 use crate::protocol::Tag;
 
+mod patience;
+
+pub(crate) use patience::Patience;
+
 /// The wait failed for good: the interrupt can no longer come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitError {
@@ -54,7 +58,30 @@ pub trait Interrupt: Send + Sync {
     /// enforces the command's time limit from it. It wakes the task first and acts only if the task
     /// parks again, so that a command which has completed unnoticed is not taken for a hung one.
     fn poll_fired(&self, cx: &mut Context<'_>, parked: &mut Parked) -> Poll<Result<(), WaitError>>;
+
+    /// Whether the thread may go on serving this queue, or owes a turn to what else it serves.
+    ///
+    /// A task whose commands complete within the spin budget never sleeps, and while one task of a
+    /// thread is awake the thread does not: files, sockets and timers of its runtime starve. So the
+    /// queue counts its waits and asks here every so often ([`TURN_EVERY`]). Pending means that the
+    /// turn is due: the task's waker is kept and called once the thread has slept, or has polled
+    /// its files at least. The task is not woken before, and every queue of the thread is told the
+    /// same until then: the thread can sleep only if all of its tasks do.
+    ///
+    /// The queue does not register the task for completions meanwhile, and asks again at its next
+    /// poll. Waiting here is bounded by the runtime's own round, not by the device.
+    ///
+    /// Ready, the default, is right for whoever runs no executor: a thread of its own, a poller.
+    fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = cx;
+        Poll::Ready(())
+    }
 }
+
+/// How many waits of a queue's futures pass between two questions for a turn
+/// ([`Interrupt::poll_turn`]). A wait takes 100 ns at least, the question 50: so it is asked often
+/// enough to notice a due turn within microseconds, and costs next to nothing. Clock-free.
+pub const TURN_EVERY: u32 = 64;
 
 /// A command whose future has parked. The queue keeps it from one poll to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,9 +141,22 @@ impl Interrupt for SpinOnly {
 /// sees the word. Modelled in loom, as there.
 #[inline]
 pub fn arm_word<W: Word>(armed: &W) {
-    armed.store(1, Ordering::Relaxed);
+    announce(armed);
     // SeqCst: the look at the ring must not pass the store (pairs with `must_signal`).
     fence(Ordering::SeqCst);
+}
+
+/// The first half of [`arm_word`]: for many queues at once, whose arm words are stored one after the
+/// other and made visible by one fence, that of [`WakeSet::fall_asleep`](crate::WakeSet::fall_asleep).
+#[inline]
+pub fn announce<W: Word>(armed: &W) {
+    armed.store(1, Ordering::Relaxed);
+}
+
+/// Takes back what [`announce`] said: no signal is wanted any more. One may come all the same.
+#[inline]
+pub fn withdraw<W: Word>(armed: &W) {
+    armed.store(0, Ordering::Relaxed);
 }
 
 /// Device side: after completions were stored; true if the host asked for a signal. Asking once

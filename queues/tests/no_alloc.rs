@@ -15,8 +15,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use bytemuck::{Pod, Zeroable};
 use doorbell_queues::{
-    Cells, Doorbell, Fate, Interrupt, NextCompletion, Parked, Queue, QueueName, QueueParts, QueueProtocol,
-    SharedMem, SpinBudget, Tag, WaitError, Word, Word32,
+    Cells, Doorbell, EntryStores, Fate, Interrupt, NextCompletion, Parked, Queue, QueueName,
+    QueueParts, QueueProtocol, SharedMem, SpinBudget, Tag, WaitError, Word, Word32,
 };
 
 struct Counting;
@@ -122,6 +122,7 @@ fn queue() -> (Queue<Pairs, u32>, Device) {
         name: QueueName { device: "test".into(), queue: 1 },
         submission: sq,
         submission_entries: ENTRIES as u32,
+        entry_stores: EntryStores::Plain,
         completion: cq,
         completion_entries: ENTRIES as u32,
         slots: 4,

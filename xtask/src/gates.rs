@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::exec;
 use crate::fuzz;
+use crate::instructions;
 use crate::lab;
 use crate::samples;
 use crate::setup::{self, Purpose};
@@ -35,6 +36,7 @@ pub(crate) fn perform(step: Step, workspace: &Workspace, purpose: Purpose) -> Re
         Step::Samples => samples::check(workspace),
         Step::Book => book(workspace),
         Step::Deny => deny(workspace),
+        Step::Instructions => return instructions::perform(workspace),
         Step::Fuzz => return fuzz::perform(workspace),
         Step::Lab => return lab::perform(workspace, &lab::Options::ci()),
     };

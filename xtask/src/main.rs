@@ -1,14 +1,16 @@
-//! Set-up, tests, checks and the demo, each by one command: `cargo xtask <command>`.
+//! Set-up, tests, checks, benchmarks and the demo, each by one command: `cargo xtask <command>`.
 //!
 //! The commands only start other programs (cargo, apt-get, mdbook, cargo-deny, cargo-fuzz, doorbell) and add up what these say.
-//! Nothing here is printed to standard output: it belongs to the programs, so that `cargo xtask demo -- --json` is one
-//! JSON object and nothing else. Every command runs without a terminal and asks nothing.
+//! Nothing here is printed to standard output: it belongs to the programs, so that `cargo xtask demo -- --json` and
+//! `cargo xtask bench --json` are one JSON object and nothing else. Every command runs without a terminal and asks nothing.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`setup`] | the Debian packages: what is missing, and how to install it |
 //! | [`steps`] | the steps of `test` and `ci`, their order, and the closing table |
 //! | [`gates`] | what each step does |
+//! | [`bench`] | the programs that measure |
+//! | [`instructions`] | instructions of the hot paths, compared with a table |
 //! | [`fuzz`] | a short run of every fuzz target |
 //! | [`lab`] | the virtual lab: which machines to boot with which kernels, and the table of proofs |
 //! | [`samples`] | the Rust code blocks of the book and the README, made into doc tests |
@@ -20,10 +22,12 @@
     reason = "a command-line program: standard error is where its progress goes"
 )]
 
+mod bench;
 mod demo;
 mod exec;
 mod fuzz;
 mod gates;
+mod instructions;
 mod lab;
 mod samples;
 mod setup;
@@ -41,7 +45,7 @@ use setup::Purpose;
 use steps::Step;
 use workspace::Workspace;
 
-/// Set-up, tests, checks and the demo of Doorbell, each by one command.
+/// Set-up, tests, checks, benchmarks and the demo of Doorbell, each by one command.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -69,6 +73,21 @@ enum Command {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
+    /// Measure every figure beside its floor, in less than five minutes after the build
+    ///
+    /// Prints tables in Markdown, as in the README. On a machine that does other work at the same time the times mean
+    /// little; the ratios mean more.
+    Bench {
+        /// Print one JSON object on standard output, and nothing else there
+        #[arg(long)]
+        json: bool,
+    },
+    /// Count the instructions of every hot path and compare them with the committed table
+    Instructions {
+        /// Write the table anew
+        #[arg(long)]
+        bless: bool,
+    },
     /// Run all tests: unit and integration tests, doc tests, loom models
     Test {
         /// Run this step only (may be given more than once)
@@ -81,7 +100,7 @@ enum Command {
     /// kernels are what DOORBELL_LAB_KERNEL names (a bzImage, or a folder that holds some), and Debian's own. Something
     /// that cannot be had is a skip, in one line.
     Lab(lab::Options),
-    /// Run all tests, then the slower gates: fmt, clippy, docs, features, the book, licences, fuzzing, the lab
+    /// Run all tests, then the slower gates: fmt, clippy, docs, features, the book, licences, instructions, fuzzing, the lab
     ///
     /// A gate that fails does not stop the ones after it; the closing table names every one. Only where packages are
     /// missing or the tests do not build, nothing more is tried.
@@ -106,6 +125,8 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Setup { purpose } => setup::ensure(purpose),
         Command::Demo { args } => demo::run(&Workspace::load()?, &args),
+        Command::Bench { json } => bench::run(&Workspace::load()?, json),
+        Command::Instructions { bless } => instructions::run(&Workspace::load()?, bless),
         Command::Lab(options) => lab::run(&Workspace::load()?, &options),
         Command::Test { only } => run_steps("test", &Step::TEST, &only, Purpose::Test),
         Command::Ci { only } => run_steps("ci", &Step::CI, &only, Purpose::Ci),

@@ -33,6 +33,8 @@ pub(crate) enum Step {
     Book,
     /// Licences, bans and sources of dependencies
     Deny,
+    /// Instructions of the hot paths, against the committed table
+    Instructions,
     /// A short run of every fuzz target
     Fuzz,
     /// The virtual lab: real VFIO and iommufd in a guest, on every kernel that there is
@@ -45,7 +47,7 @@ impl Step {
         [Self::Setup, Self::Build, Self::Tests, Self::Doctests, Self::Loom];
 
     /// What `cargo xtask ci` runs: the tests first, as they say the most.
-    pub(crate) const CI: [Self; 14] = [
+    pub(crate) const CI: [Self; 15] = [
         Self::Setup,
         Self::Build,
         Self::Tests,
@@ -58,6 +60,7 @@ impl Step {
         Self::Samples,
         Self::Book,
         Self::Deny,
+        Self::Instructions,
         Self::Fuzz,
         Self::Lab,
     ];
@@ -122,24 +125,24 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<10} {:<8} {:>8}", "step", "result", "seconds")?;
+        writeln!(f, "{:<12} {:<8} {:>8}", "step", "result", "seconds")?;
         for (step, outcome, took) in &self.rows {
             let seconds = took.as_secs_f64();
             match outcome {
                 Outcome::Done(Done::Passed) => {
-                    writeln!(f, "{step:<10} {:<8} {seconds:>8.1}", "ok")?;
+                    writeln!(f, "{step:<12} {:<8} {seconds:>8.1}", "ok")?;
                 }
                 Outcome::Done(Done::Skipped(why)) => {
-                    writeln!(f, "{step:<10} {:<8} {seconds:>8.1}  {why}", "skipped")?;
+                    writeln!(f, "{step:<12} {:<8} {seconds:>8.1}  {why}", "skipped")?;
                 }
                 Outcome::Failed(error) => {
-                    writeln!(f, "{step:<10} {:<8} {seconds:>8.1}  {error:#}", "FAILED")?;
+                    writeln!(f, "{step:<12} {:<8} {seconds:>8.1}  {error:#}", "FAILED")?;
                 }
-                Outcome::NotRun => writeln!(f, "{step:<10} {:<8} {:>8}", "not run", "-")?,
+                Outcome::NotRun => writeln!(f, "{step:<12} {:<8} {:>8}", "not run", "-")?,
             }
         }
         let total: Duration = self.rows.iter().map(|row| row.2).sum();
-        writeln!(f, "{:<10} {:<8} {:>8.1}", "total", "", total.as_secs_f64())
+        writeln!(f, "{:<12} {:<8} {:>8.1}", "total", "", total.as_secs_f64())
     }
 }
 
@@ -202,8 +205,8 @@ mod tests {
         });
         assert_eq!(report.failed(), [Step::Fmt, Step::Clippy]);
         let table = report.to_string();
-        assert!(table.contains("fmt        FAILED        0.0  no good\n"), "{table}");
-        assert!(table.contains("docs       ok            0.0\n"), "{table}");
+        assert!(table.contains("fmt          FAILED        0.0  no good\n"), "{table}");
+        assert!(table.contains("docs         ok            0.0\n"), "{table}");
     }
 
     #[test]
@@ -211,7 +214,7 @@ mod tests {
         let report = run(&[Step::Lab], |_| Ok(Done::Skipped("no network".to_owned())));
         assert!(report.failed().is_empty());
         let table = report.to_string();
-        assert!(table.contains("lab        skipped       0.0  no network\n"), "{table}");
+        assert!(table.contains("lab          skipped       0.0  no network\n"), "{table}");
     }
 
     #[test]
@@ -223,6 +226,6 @@ mod tests {
         });
         assert_eq!(ran, [Step::Setup, Step::Build]);
         assert_eq!(report.failed(), [Step::Build]);
-        assert!(report.to_string().contains("loom       not run         -\n"), "{report}");
+        assert!(report.to_string().contains("loom         not run         -\n"), "{report}");
     }
 }

@@ -7,6 +7,7 @@
 //!   and the client then reads: the shape of a 4 KiB read.
 //! * [`Floor::Uds`]: 64 bytes there and back over a Unix stream socket, both sides blocking: what a
 //!   request costs that goes through a broker.
+//! * [`memcpy`]: one copy of 4 KiB in one thread: below a read of a device that is software.
 //!
 //! The other side is a process of its own: this same executable, started by [`peer`]. Both sides
 //! spin without a `pause` instruction, and every buffer is page-aligned.
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::cores::Placement;
 use crate::series::Series;
 
+pub mod memcpy;
 pub mod memory;
 pub mod peer;
 pub mod shm;

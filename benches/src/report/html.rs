@@ -47,6 +47,11 @@ pub fn page(report: &Report) -> String {
     }
     facts(&mut body, report);
     notes(&mut body, report);
+    document(&title, &body)
+}
+
+/// A whole page around a body; the title is escaped already.
+pub(super) fn document(title: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\

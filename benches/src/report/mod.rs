@@ -5,8 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::series::Series;
 
+pub use run_html::run_page;
+pub use run_text::run_text;
+
+pub mod chart;
 pub mod html;
 pub mod plots;
+mod run_html;
+mod run_text;
 pub mod svg;
 pub mod terminal;
 pub mod units;

@@ -1,12 +1,11 @@
 //! The plots of a report: medians beside their floors, percentile curves, histograms.
 
+use super::chart::{WIDTH, legend, legend_height};
 use super::svg::{Anchor, LogScale, Svg};
 use super::terminal::bars;
 use super::units::{percent, round_time, time, times};
 use super::{Kind, Report, Row};
 use crate::series::Series;
-
-const WIDTH: f64 = 760.0;
 
 /// Colours there are; further rows begin again.
 const COLOURS: usize = 4;
@@ -95,14 +94,33 @@ fn nines(series: &Series, scale: impl Fn(f64) -> f64) -> Vec<(f64, u64)> {
 /// Percentile curves of every row: how slow the slowest tenth, hundredth, thousandth, ... are.
 #[must_use]
 pub fn percentiles(report: &Report) -> Option<String> {
-    let rows: Vec<&Row> = report.rows.iter().filter(|row| row.series.operations() > 0).collect();
-    let most = rows.iter().map(|row| row.series.operations()).max()? as f64;
-    let fastest = rows.iter().map(|row| row.series.quantile_ns(0.001)).min()?.max(1) as f64;
-    let slowest = rows.iter().map(|row| row.series.slowest_ns()).max()? as f64;
+    let classes: Vec<String> = report.rows.iter().map(|row| colour(report, row)).collect();
+    let lines: Vec<(&str, &str, &Series)> = report
+        .rows
+        .iter()
+        .zip(&classes)
+        .map(|(row, class)| (row.name.as_str(), class.as_str(), &row.series))
+        .collect();
+    percentile_curves(&lines)
+}
+
+/// The same of any series, each with a name and the classes of its curve. Empty ones are left out;
+/// `None` if all are.
+#[must_use]
+pub fn percentile_curves(lines: &[(&str, &str, &Series)]) -> Option<String> {
+    let rows: Vec<_> = lines.iter().filter(|(_, _, series)| series.operations() > 0).collect();
+    let all = || rows.iter().map(|(_, _, series)| series);
+    let most = all().map(|series| series.operations()).max()? as f64;
+    let fastest = all().map(|series| series.quantile_ns(0.001)).min()?.max(1) as f64;
+    let slowest = all().map(|series| series.slowest_ns()).max()? as f64;
+    let entries: Vec<(&str, &str)> = rows.iter().map(|(name, class, _)| (*name, *class)).collect();
+    let names: Vec<&str> = entries.iter().map(|(name, _)| *name).collect();
     let (left, right) = (64.0, WIDTH - 12.0);
+    let height = 412.0 + legend_height(&names);
     let mut svg =
-        Svg::new(WIDTH, 400.0 + legend_height(&rows), "Percentile curves of every series");
-    let top = legend(&mut svg, report, &rows) + 14.0;
+        Svg::new(WIDTH, height, "Percentile curves: latency over the share of operations");
+    let top = legend(&mut svg, &entries) + 26.0;
+    svg.text("tick", (4.0, top - 10.0), Anchor::Start, "latency");
     let bottom = top + 336.0;
     // What is rarer than one in a million is beyond the edge: few were seen.
     let x_max = most.log10().clamp(2.0, 6.0).ceil();
@@ -126,31 +144,12 @@ pub fn percentiles(report: &Report) -> Option<String> {
     let middle = f64::midpoint(left, right);
     let text = "share of operations at most this slow";
     svg.text("tick", (middle, bottom + 42.0), Anchor::Middle, text);
-    for row in rows {
+    for (_, class, series) in rows {
         let points: Vec<(f64, f64)> =
-            nines(&row.series, x_of).into_iter().map(|(x, ns)| (x, y.place(ns as f64))).collect();
-        svg.path(&format!("curve {}", colour(report, row)), &points);
+            nines(series, x_of).into_iter().map(|(x, ns)| (x, y.place(ns as f64))).collect();
+        svg.path(&format!("curve {class}"), &points);
     }
     Some(svg.finish())
-}
-
-/// Entries of a legend in one line.
-const LEGEND_COLUMNS: usize = 3;
-
-fn legend_height(rows: &[&Row]) -> f64 {
-    rows.len().div_ceil(LEGEND_COLUMNS) as f64 * 22.0
-}
-
-/// Samples of the curves with their names; where it ends.
-fn legend(svg: &mut Svg, report: &Report, rows: &[&Row]) -> f64 {
-    let column = WIDTH / LEGEND_COLUMNS as f64;
-    for (at, row) in rows.iter().enumerate() {
-        let x = (at % LEGEND_COLUMNS) as f64 * column + 4.0;
-        let y = (at / LEGEND_COLUMNS) as f64 * 22.0 + 12.0;
-        svg.path(&format!("curve {}", colour(report, row)), &[(x, y), (x + 34.0, y)]);
-        svg.text("label", (x + 42.0, y + 4.0), Anchor::Start, &row.name);
-    }
-    legend_height(rows)
 }
 
 /// A histogram of one row, on a scale of equal ratio.

@@ -51,6 +51,14 @@ impl Svg {
         let _ = writeln!(self.body, "{element}");
     }
 
+    /// A round mark that says `tip` when it is pointed at.
+    pub fn dot(&mut self, class: &str, at: (f64, f64), radius: f64, tip: &str) {
+        let ((x, y), tip) = (at, escape(tip));
+        self.push(format_args!(
+            r#"<circle class="{class}" cx="{x:.1}" cy="{y:.1}" r="{radius:.1}"><title>{tip}</title></circle>"#
+        ));
+    }
+
     /// A straight line.
     pub fn line(&mut self, class: &str, from: (f64, f64), to: (f64, f64)) {
         let ((x1, y1), (x2, y2)) = (from, to);

@@ -73,6 +73,12 @@ pub fn percent(share: f64) -> String {
     }
 }
 
+/// A change: `+3.1 %`, `-12.0 %`.
+#[must_use]
+pub fn change(share: f64) -> String {
+    format!("{:+.1} %", share * 100.0)
+}
+
 fn three_digits(number: f64) -> String {
     if number < 9.995 {
         format!("{number:.2}")
@@ -105,5 +111,7 @@ mod tests {
         assert_eq!(percent(0.621), "62.1 %");
         assert_eq!(percent(0.000_000_1), "<0.01 %");
         assert_eq!(percent(0.0), "0.00 %");
+        assert_eq!(change(-0.12), "-12.0 %");
+        assert_eq!(change(0.031), "+3.1 %");
     }
 }

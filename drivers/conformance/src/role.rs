@@ -55,7 +55,8 @@ pub enum Said {
     Failed(String),
     /// The grant ended, with the error as a program sees it.
     Ended {
-        /// Why, in a word: `revoked`, `device_reset`, `device_gone`, `broker_gone`, `doorbell_lost`, or another.
+        /// Why, in a word: `revoked`, `device_reset`, `device_gone`, `broker_gone`, `doorbell_lost` (nobody
+        /// said why in time), or another.
         why: String,
         /// The error.
         error: String,

@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use doorbell::tier::Tier;
 
 use crate::tools::args::{Bind, Check, List, Unbind};
 
+mod bench;
 mod edu;
+mod nvme;
 
+pub(crate) use bench::{Arrivals, Bench, Wait};
 pub(crate) use edu::{Edu, EduRead, EduWrite};
+pub(crate) use nvme::{Blocks, Nvme, NvmeRead, NvmeWrite};
 
 /// Serves devices to client processes, and looks at, measures and demonstrates them.
 #[derive(Debug, Parser)]
@@ -54,6 +57,12 @@ pub(crate) enum Command {
     DemoClient {
         /// What it is to do, as JSON.
         role: String,
+    },
+    /// A client of a benchmark with several, started by it.
+    #[command(hide = true)]
+    BenchClient {
+        /// What it works with, as JSON.
+        setup: String,
     },
 }
 
@@ -229,147 +238,6 @@ pub(crate) struct Demo {
     pub(crate) measure: f64,
 }
 
-/// Measures latency and IOPS of a namespace.
-///
-/// A closed loop: a fixed number of commands in flight, each completion followed at once by the next
-/// command. Data that was read is copied out of the buffer, as a reader would.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  doorbell bench                                        4 KiB reads at depth 1 and 32
-  doorbell bench --depth 1,8,64 --block 4k,128k --seconds 5 --report bench.html
-  doorbell bench --namespace 2 --read 70 --overwrite    70 % reads, 30 % writes
-  doorbell bench --flush                                commands that move no data
-  doorbell bench --spec soft:nvme,ram=64M               a device of this process, no broker")]
-pub(crate) struct Bench {
-    #[command(flatten)]
-    pub(crate) target: Target,
-    /// Measure a device of this process instead of a broker's
-    #[arg(long, value_name = "SPEC", conflicts_with_all = ["socket", "device"])]
-    pub(crate) spec: Option<String>,
-    /// The namespace
-    #[arg(long, short, default_value_t = 1)]
-    pub(crate) namespace: u32,
-    /// The least isolation that will do: cooperative, paged, mediated or isolated
-    #[arg(long, default_value_t = Tier::Cooperative)]
-    pub(crate) tier: Tier,
-    /// Queue depths, separated by commas
-    #[arg(long, value_delimiter = ',', default_value = "1,32", value_name = "N,...")]
-    pub(crate) depth: Vec<u16>,
-    /// Block sizes, separated by commas: 4k, 128k, 1M
-    #[arg(long, value_delimiter = ',', default_value = "4k", value_name = "SIZE,...", value_parser = size)]
-    pub(crate) block: Vec<u64>,
-    /// Percent of the operations that read; the others write
-    #[arg(long, default_value_t = 100, value_name = "PERCENT",
-          value_parser = clap::value_parser!(u8).range(0..=100))]
-    pub(crate) read: u8,
-    /// Flush instead of reading and writing
-    #[arg(long, conflicts_with_all = ["block", "read", "overwrite"])]
-    pub(crate) flush: bool,
-    /// Allow writes: they destroy what is in the namespace
-    #[arg(long)]
-    pub(crate) overwrite: bool,
-    /// One block after the other instead of in random order
-    #[arg(long)]
-    pub(crate) sequential: bool,
-    /// Only the first bytes of the namespace
-    #[arg(long, value_name = "SIZE", value_parser = size)]
-    pub(crate) span: Option<u64>,
-    /// Drive the queue by futures instead of by callbacks
-    #[arg(long)]
-    pub(crate) futures: bool,
-    /// Seconds for each combination of depth and block size
-    #[arg(long, default_value_t = 2.0, conflicts_with = "ios", value_parser = seconds)]
-    pub(crate) seconds: f64,
-    /// Operations for each combination, instead of a time
-    #[arg(long, value_name = "N")]
-    pub(crate) ios: Option<u64>,
-    /// Keep this client on this core
-    #[arg(long, value_name = "CORE")]
-    pub(crate) core: Option<usize>,
-    /// Measure the floors of this machine as well, on two cores of its choice
-    #[arg(long, conflicts_with = "core")]
-    pub(crate) floors: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Write an HTML report with plots
-    #[arg(long, value_name = "FILE")]
-    pub(crate) report: Option<PathBuf>,
-}
-
-/// Looks into a served NVMe device, and reads and writes its blocks.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Nvme {
-    /// Shows the controller and its namespaces
-    Identify {
-        #[command(flatten)]
-        target: Target,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Shows the health log
-    Smart {
-        #[command(flatten)]
-        target: Target,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Reads blocks to a file, or to standard output (as a hex dump if that is a terminal)
-    Read(NvmeRead),
-    /// Writes a file, or standard input, to blocks
-    Write(NvmeWrite),
-}
-
-/// Which blocks.
-#[derive(Debug, Args)]
-pub(crate) struct Blocks {
-    #[command(flatten)]
-    pub(crate) target: Target,
-    /// The namespace
-    #[arg(long, short, default_value_t = 1)]
-    pub(crate) namespace: u32,
-    /// The first block
-    #[arg(long, default_value_t = 0)]
-    pub(crate) lba: u64,
-    /// The least isolation that will do: cooperative, paged, mediated or isolated
-    #[arg(long, default_value_t = Tier::Cooperative)]
-    pub(crate) tier: Tier,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  doorbell nvme read --blocks 8
-  doorbell nvme read --namespace 2 --lba 100 --blocks 2048 --out blocks.bin")]
-pub(crate) struct NvmeRead {
-    #[command(flatten)]
-    pub(crate) at: Blocks,
-    /// How many blocks
-    #[arg(long, default_value_t = 1)]
-    pub(crate) blocks: u64,
-    /// Where the data goes
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  doorbell nvme write --namespace 2 --lba 100 --in blocks.bin
-  head -c 4096 /dev/zero | doorbell nvme write --lba 8
-
-The data must be a whole number of blocks. It is durable (flushed) when the command ends.")]
-pub(crate) struct NvmeWrite {
-    #[command(flatten)]
-    pub(crate) at: Blocks,
-    /// Where the data comes from
-    #[arg(long = "in", value_name = "FILE")]
-    pub(crate) from: Option<PathBuf>,
-}
-
 /// A size in bytes: `4096`, `4k`, `128K`, `1M`, `2GiB`; powers of 1024.
 fn size(text: &str) -> Result<u64, String> {
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
@@ -430,5 +298,8 @@ mod tests {
         assert!(parse("doorbell revoke --pid 1 --queue 2").is_err());
         assert!(parse("doorbell revoke --queue 2").is_ok());
         assert!(parse("doorbell bench --flush --read 50").is_err());
+        assert!(parse("doorbell bench --arrivals poisson").is_err());
+        assert!(parse("doorbell bench --rate 10k --rounds 3 --mode interrupt").is_ok());
+        assert!(parse("doorbell bench --rate 10k --sweep").is_err());
     }
 }

@@ -37,6 +37,13 @@ pub(crate) async fn to_look(socket: &Path) -> Result<Client> {
 /// # Errors
 /// If there is no such broker, or it refuses.
 pub(crate) async fn to_work(target: &Target, bytes: usize) -> Result<Client> {
-    let socket = sockets::find(target)?;
+    connect_to(&sockets::find(target)?, bytes).await
+}
+
+/// Connects to the broker at a socket, with `bytes` of memory for I/O.
+///
+/// # Errors
+/// As [`to_work`].
+pub(crate) async fn connect_to(socket: &Path, bytes: usize) -> Result<Client> {
     Ok(Client::builder().arena_bytes(bytes).deadline(PATIENCE).connect(socket).await?)
 }

@@ -57,6 +57,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Unbind(args) => tools::bind::unbind(args),
         Command::Check(args) => tools::check::run(args),
         Command::DemoClient { role } => demo::role::run(role),
+        Command::BenchClient { setup } => bench::clients::run(setup),
     }
 }
 

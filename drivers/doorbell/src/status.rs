@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use doorbell::wire::{
-    FunctionState, FunctionStatus, ReclaimCause, RevokeTarget, SessionStatus, StatusReport,
+    FunctionState, FunctionStatus, PollerStatus, ReclaimCause, RevokeTarget, SessionStatus,
+    StatusReport,
 };
 use doorbell_bench::report::units::bytes;
 use serde::Serialize;
@@ -214,6 +215,9 @@ fn sessions(text: &mut String, report: &StatusReport) {
                 ),
             );
         }
+        for poller in &session.pollers {
+            push(text, &poller_row(poller));
+        }
         for arena in &session.arenas {
             push(
                 text,
@@ -233,6 +237,38 @@ fn sessions(text: &mut String, report: &StatusReport) {
             &format!("... and {}", plural(u64::from(report.sessions_omitted), "more session")),
         );
     }
+}
+
+/// A poller, as its client tells of it.
+fn poller_row(poller: &PollerStatus) -> String {
+    let about = &poller.about;
+    let cpu = about.cpu.map_or_else(|| "not pinned".to_owned(), |cpu| format!("CPU {cpu}"));
+    let node = about.node.map_or_else(String::new, |node| format!(", node {node}"));
+    let memory = match (about.memory, about.node) {
+        (None, Some(_)) => ", memory not bound",
+        _ => "",
+    };
+    let work = poller.counters.map_or_else(
+        || "counters cannot be read".to_owned(),
+        |counters| {
+            format!(
+                "{}, {}; busy {} % of turns, asleep {} % of the time, {}",
+                plural(counters.queues, "queue"),
+                plural(counters.tasks, "task"),
+                counters.busy_percent(),
+                counters.asleep_percent(),
+                plural(counters.sleeps, "sleep"),
+            )
+        },
+    );
+    let serves = if poller.queues.is_empty() {
+        String::new()
+    } else {
+        format!("; serves {:?} here", poller.queues)
+    };
+    let trouble = &about.trouble;
+    let trouble = if trouble.is_empty() { String::new() } else { format!("; {trouble}") };
+    format!("{:>15} poller {}, {cpu}{node}{memory}: {work}{serves}{trouble}", "", about.name)
 }
 
 fn session_row(session: &SessionStatus) -> String {

@@ -128,6 +128,8 @@ pub struct ControllerInfo {
     pub max_range_blocks: Option<u32>,
     /// Bytes between two doorbells (CAP.DSTRD).
     pub doorbell_stride: u32,
+    /// Queues have shadow doorbells (Doorbell Buffer Config).
+    pub shadow_doorbells: bool,
     /// Optional commands that it has.
     pub commands: OptionalCommands,
     /// A volatile write cache is present: data is durable only after a flush (VWC).

@@ -129,6 +129,7 @@ mod tests {
             function: None,
             queues: Vec::new(),
             arenas: Vec::new(),
+            pollers: Vec::new(),
             quota: QuotaStatus { queues: 1, bytes: 1, mappings: 1 },
             pending: 0,
         }
@@ -146,6 +147,7 @@ mod tests {
             about_bus: String::new(),
             queues: 1,
             max_entries: 2,
+            portal: false,
             submission_entry: 8,
             completion_entry: 8,
         };

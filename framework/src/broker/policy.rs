@@ -11,6 +11,7 @@
 //! queues = 4                 # queues at once; default 16
 //! bytes = "256M"             # bytes of arenas; K, M, G, T are powers of 1024; default 1G
 //! mappings = 16              # arenas; default 64
+//! pollers = 4                # pollers that `status` shows; default 16
 //!
 //! [[rule]]
 //! gid = 100
@@ -49,6 +50,8 @@ pub struct Rights {
     pub bytes: u64,
     /// Arenas.
     pub mappings: u32,
+    /// Pollers of which the broker keeps what the client says.
+    pub pollers: u32,
     /// It may not ask for more isolation than this.
     pub max_tier: Tier,
     /// It gets no grant that is isolated less than this.
@@ -66,6 +69,7 @@ impl Default for Rights {
             queues: 16,
             bytes: 1 << 30,
             mappings: 64,
+            pollers: 16,
             max_tier: Tier::Isolated,
             required_tier: Tier::Cooperative,
             device_fd: false,
@@ -151,6 +155,7 @@ struct FileRule {
     queues: Option<u32>,
     bytes: Option<Bytes>,
     mappings: Option<u32>,
+    pollers: Option<u32>,
     max_tier: Option<Tier>,
     required_tier: Option<Tier>,
     #[serde(default)]
@@ -261,6 +266,7 @@ fn resolve(rule: FileRule, users: &mut Option<BTreeMap<String, u32>>) -> Result<
         queues: rule.queues.unwrap_or(default.queues),
         bytes,
         mappings: rule.mappings.unwrap_or(default.mappings),
+        pollers: rule.pollers.unwrap_or(default.pollers),
         max_tier: rule.max_tier.unwrap_or(default.max_tier),
         required_tier: rule.required_tier.unwrap_or(default.required_tier),
         device_fd: rule.device_fd,

@@ -1,15 +1,17 @@
-//! [`Device`]: a bus as a driver's author uses it: registers, DMA memory, the driver's own queues.
+//! [`Device`]: a bus as a driver's author uses it: registers ([`Bar`]), DMA memory, the driver's own queues.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use doorbell_queues::{Doorbell, Fate, Interrupt, QueueName, QueueParts, SpinBudget};
 
+use super::bar::Bar;
 use super::proof::PartitionId;
 use super::signals::MappedSignals;
-use super::{Bus, BusError, Identity, PeerSlice, Region, Width};
+use super::{Bus, BusError, Identity, PeerSlice, Region, SharedPages};
 use crate::deadline::Deadline;
 use crate::dma::map::{HUGE_PAGE, PAGE};
 use crate::dma::{
@@ -183,7 +185,7 @@ impl Device {
                 problem: format!("there is no BAR{index}; it has {has}"),
             });
         };
-        Ok(Bar { bus: Arc::clone(&self.inner.bus), index, size })
+        Ok(Bar::new(Arc::clone(&self.inner.bus), index, size))
     }
 
     /// The driver's own DMA memory as a pool. It grows by [`Device::alloc`] and
@@ -213,6 +215,17 @@ impl Device {
     /// [`DmaError`] if memory or IOVA space could not be had.
     pub fn alloc_shared(&self, len: usize) -> Result<DmaShared, DmaError> {
         self.growing(len, |dma| dma.alloc_shared(len))
+    }
+
+    /// Zeroed whole pages of the driver's own that its clients may map too: what a device shares with
+    /// all of them, such as shadow doorbells. Nothing else lies in them. They stay mapped for the device
+    /// until it is closed.
+    ///
+    /// # Errors
+    /// [`DmaError`] if memory or IOVA space could not be had.
+    pub fn alloc_pages(&self, len: usize) -> Result<SharedPages, DmaError> {
+        let mut partition = self.inner.partition.lock().unwrap_or_else(PoisonError::into_inner);
+        SharedPages::new(len, &mut partition, &*self.inner.bus.dma())
     }
 
     fn growing<T>(
@@ -268,7 +281,7 @@ impl Device {
         &self,
         layout: &QueueLayout,
         interrupt: impl FnOnce(
-            std::os::fd::OwnedFd,
+            OwnedFd,
             Option<doorbell_queues::Word32>,
         ) -> std::io::Result<Box<dyn Interrupt>>,
     ) -> Result<OwnQueue, BusError> {
@@ -299,6 +312,7 @@ impl Device {
                 name: QueueName { device, queue: layout.queue },
                 submission: submission.mem(),
                 submission_entries: layout.submission_entries,
+                entry_stores: self.inner.bus.entry_stores(),
                 completion: completion.mem(),
                 completion_entries: layout.completion_entries,
                 slots: layout.slots,
@@ -359,90 +373,5 @@ impl Device {
     /// [`BusError::TimedOut`], [`BusError::Gone`].
     pub fn reset(&self, deadline: Deadline) -> Result<(), BusError> {
         self.inner.bus.reset(deadline)
-    }
-}
-
-/// One BAR's registers. Every access is a single access of its width and goes through the bus, so
-/// it is slow: for bring-up and control, never for the data path.
-#[derive(Clone)]
-pub struct Bar {
-    bus: Arc<dyn Bus>,
-    index: u8,
-    size: u64,
-}
-
-impl fmt::Debug for Bar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let device = &self.bus.identity().name;
-        write!(f, "Bar({device}, {}, {:#x} bytes)", self.index, self.size)
-    }
-}
-
-impl Bar {
-    /// BAR number.
-    #[must_use]
-    pub fn index(&self) -> u8 {
-        self.index
-    }
-
-    /// Size in bytes.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// The device's name.
-    #[must_use]
-    pub fn device(&self) -> Arc<str> {
-        Arc::clone(&self.bus.identity().name)
-    }
-
-    /// One read of `width` at `offset`.
-    ///
-    /// # Errors
-    /// [`BusError::OutOfRegion`], [`BusError::Gone`], [`BusError::TimedOut`].
-    pub fn read(&self, offset: u64, width: Width) -> Result<u64, BusError> {
-        self.bus.read(self.index, offset, width)
-    }
-
-    /// One write of `width` at `offset`.
-    ///
-    /// # Errors
-    /// As [`Bar::read`].
-    pub fn write(&self, offset: u64, width: Width, value: u64) -> Result<(), BusError> {
-        self.bus.write(self.index, offset, width, value)
-    }
-
-    /// One 32-bit read.
-    ///
-    /// # Errors
-    /// As [`Bar::read`].
-    pub fn read32(&self, offset: u64) -> Result<u32, BusError> {
-        // The bus returns no more than the width.
-        self.read(offset, Width::B4).map(|value| value as u32)
-    }
-
-    /// One 32-bit write.
-    ///
-    /// # Errors
-    /// As [`Bar::read`].
-    pub fn write32(&self, offset: u64, value: u32) -> Result<(), BusError> {
-        self.write(offset, Width::B4, value.into())
-    }
-
-    /// One 64-bit read.
-    ///
-    /// # Errors
-    /// As [`Bar::read`].
-    pub fn read64(&self, offset: u64) -> Result<u64, BusError> {
-        self.read(offset, Width::B8)
-    }
-
-    /// One 64-bit write.
-    ///
-    /// # Errors
-    /// As [`Bar::read`].
-    pub fn write64(&self, offset: u64, value: u64) -> Result<(), BusError> {
-        self.write(offset, Width::B8, value)
     }
 }

@@ -8,7 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use doorbell_queues::SharedMem;
+use doorbell_queues::{EntryStores, SharedMem};
 use serde::{Deserialize, Serialize};
 
 use crate::deadline::Deadline;
@@ -16,8 +16,10 @@ use crate::dma::Fault;
 use crate::dma::space::DmaSpace;
 use crate::tier::Tier;
 
+pub mod bar;
 pub mod device;
 mod error;
+mod pages;
 pub mod proof;
 pub mod registers;
 pub mod signals;
@@ -34,8 +36,10 @@ pub mod vfio_user;
 pub use self::soft::SoftBus;
 #[cfg(feature = "vfio-user")]
 pub use self::vfio_user::VfioUserBus;
-pub use device::{Bar, Device, OwnQueue, QueueLayout};
+pub use bar::Bar;
+pub use device::{Device, OwnQueue, QueueLayout};
 pub use error::BusError;
+pub use pages::SharedPages;
 pub use proof::{PartitionQuiesced, QueueToken, Quiesced, Recovered, Revoked, Unmapped};
 pub use signals::{EventKick, MappedSignals};
 #[cfg(feature = "vfio")]
@@ -329,6 +333,19 @@ pub trait Bus: Send + Sync {
     /// ([`DeviceEvent::Removed`]). The broker then takes everything back and ends.
     fn wanted_back(&self) -> bool {
         false
+    }
+
+    /// How entries of submission rings are best stored for a device on this bus. Plain, unless the
+    /// operator says otherwise of a PCI device (`stores=non-temporal`).
+    ///
+    /// Non-temporal stores help hardware that fetches entries across PCIe and snoops them out of a
+    /// core's cache late; where the device is a thread of another core (every software device, every
+    /// vfio-user server, every device of a virtual machine) the entry then comes from memory instead of
+    /// from a cache, which costs more than half of a round trip. A bus cannot tell these apart (a
+    /// virtual machine's device looks like any other to VFIO), the loss is larger than the gain, and a
+    /// host whose hardware gains can be measured: so plain is what is assumed.
+    fn entry_stores(&self) -> EntryStores {
+        EntryStores::Plain
     }
 
     /// Which bus this is: `soft`, `container`, `cdev`, `vfio-user`.

@@ -3,19 +3,23 @@
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use doorbell_queues::{
-    Doorbell, Fate, Queue, QueueName, QueueParts, QueueProtocol, SharedMem, Word32,
+    Doorbell, EntryStores, Fate, Queue, QueueName, QueueParts, QueueProtocol, Shadow, SharedMem,
+    SpinBudget, Word32,
 };
 
 use super::handle::QueueHandle;
 use super::{ClientError, Inner, QueueSpec};
 use crate::bus::{MappedSignals, SignalWords, Signals};
-use crate::dma::{DmaShared, Watch, map_revocable};
+use crate::dma::{DmaShared, Memfd, Prefault, Watch, map_revocable};
+use crate::driver::ShadowWords;
+use crate::poll;
 use crate::tier::Tier;
 use crate::wait::line::{Limits, Line};
 use crate::wait::{Eventfd, QueueInterrupt};
-use crate::wire::{Grant, Place, Reply, Request};
+use crate::wire::{Grant, Place, Reply, Request, ShadowLayout};
 
 /// The most commands that can be in flight on one queue (four bits of a tag are its generation).
 const MAX_DEPTH: u32 = 4096;
@@ -31,6 +35,8 @@ pub(super) struct Rings {
 struct Mapped {
     slice: SharedMem,
     signals: MappedSignals,
+    /// Of the tail and the head doorbell.
+    shadows: Option<(Shadow, Shadow)>,
 }
 
 /// A queue for the protocol `P` that is granted and not in use yet. Dropping it gives it back.
@@ -85,7 +91,7 @@ pub(super) async fn claim<P: QueueProtocol>(
     let request = Request::Claim {
         entries,
         at_least: spec.at_least,
-        submission: inner.place(&rings.submission)?,
+        submission: Some(inner.place(&rings.submission)?),
         completion: inner.place(&rings.completion)?,
     };
     let answer = inner.call(&request, Vec::new(), Some(Box::new(rings)), inner.link.limit).await?;
@@ -156,7 +162,8 @@ impl<P: QueueProtocol> Claimed<P> {
         fds: Vec<OwnedFd>,
     ) -> Result<Self, ClientError> {
         let fate = Arc::new(Fate::new());
-        let mapped = map(&lease.inner, &grant, fds, &fate)?;
+        let lost = Arc::new(AtomicBool::new(false));
+        let mapped = map(&lease.inner, &grant, fds, &lost)?;
         let doorbell = |offset: u64| {
             let word = usize::try_from(offset).ok().map(|offset| mapped.slice.word32(offset));
             match word {
@@ -167,8 +174,9 @@ impl<P: QueueProtocol> Claimed<P> {
         let (tail, head) =
             (doorbell(grant.submission_doorbell)?, doorbell(grant.completion_doorbell)?);
         let MappedSignals { interrupt, armed, wake } = mapped.signals;
-        let submission_doorbell = Doorbell::new(tail, wake);
-        let completion_doorbell = Doorbell::new(head, None);
+        let (tail_shadow, head_shadow) = mapped.shadows.unzip();
+        let submission_doorbell = Doorbell::new(tail, wake).with_shadow(tail_shadow);
+        let completion_doorbell = Doorbell::new(head, None).with_shadow(head_shadow);
         let (queue, weak) = (grant.queue, Arc::downgrade(&lease.inner.link));
         let report = Box::new(move |overdue| {
             if let Some(link) = weak.upgrade() {
@@ -179,7 +187,7 @@ impl<P: QueueProtocol> Claimed<P> {
         let commands = spec.depth as u16;
         let line = Line::new(Eventfd::from(interrupt), fate, Some(limits), commands);
         let line = Arc::new(line);
-        lease.inner.link.register(queue, &line);
+        lease.inner.link.register(queue, &line, lost);
         Ok(Self {
             protocol: PhantomData,
             lease,
@@ -232,13 +240,18 @@ impl<P: QueueProtocol> Claimed<P> {
         };
         let fate = Arc::clone(&self.line.fate);
         let hub = Arc::clone(&self.lease.inner.link.hub);
-        let parts = QueueParts {
+        let stores = match self.grant.non_temporal {
+            true => EntryStores::NonTemporal,
+            false => EntryStores::Plain,
+        };
+        let mut parts = QueueParts {
             name: QueueName {
                 device: self.lease.inner.device.name.as_str().into(),
                 queue: self.grant.queue,
             },
             submission: rings.submission.mem(),
             submission_entries: self.grant.entries,
+            entry_stores: stores,
             completion: rings.completion.mem(),
             completion_entries: self.grant.entries,
             slots: self.spec.depth as u16,
@@ -248,6 +261,11 @@ impl<P: QueueProtocol> Claimed<P> {
             fate,
             spin: self.spec.spin,
         };
+        if let Some(poller) = poll::current() {
+            // It looks on behalf of all its queues; one that spins would keep it from the others.
+            parts.spin = SpinBudget::adaptive(0);
+            self.lease.inner.link.polled_by(self.grant.queue, &poller);
+        }
         let fate = Arc::clone(&parts.fate);
         let queue = Queue::new(parts)?;
         Ok(QueueHandle::new(queue, fate, self.lease, self.grant.tier))
@@ -255,31 +273,62 @@ impl<P: QueueProtocol> Claimed<P> {
 }
 
 /// Maps what came with a grant; the order of the descriptors is the protocol's. The slice is mapped for a
-/// broker that may take it back at any moment: `fate` is told.
+/// broker that may take it back at any moment: `lost` is set then, and the client's thread looks at it.
 fn map(
     inner: &Inner,
     grant: &Grant,
     fds: Vec<OwnedFd>,
-    fate: &Arc<Fate>,
+    lost: &Arc<AtomicBool>,
 ) -> Result<Mapped, ClientError> {
     let mut fds = fds.into_iter();
     let (Some(slice), Some(interrupt)) = (fds.next(), fds.next()) else {
         return Err(inner.unusable("descriptors are missing"));
     };
     let len = usize::try_from(grant.slice_len).unwrap_or(usize::MAX);
-    let event = interrupt.try_clone().map_err(|source| ClientError::Os {
-        what: "duplicating an interrupt's descriptor",
+    let event = inner.link.hub.wake().as_fd().try_clone_to_owned();
+    let event = event.map_err(|source| ClientError::Os {
+        what: "duplicating the descriptor that wakes the client's thread",
         source,
     })?;
-    let watch = Watch { fate: Arc::clone(fate), event };
+    let watch = Watch { lost: Arc::clone(lost), event };
     let slice = map_revocable(slice.as_fd(), grant.slice_offset, len, watch)?;
-    let words = match (grant.signals, fds.next(), fds.next()) {
-        (None, None, None) => None,
-        (Some(layout), Some(memory), Some(kick)) => {
+    let words = match grant.signals {
+        None => None,
+        Some(layout) => {
+            let (Some(memory), Some(kick)) = (fds.next(), fds.next()) else {
+                return Err(inner.unusable("descriptors of the signal words are missing"));
+            };
             let (len, asleep, armed) = (layout.len, layout.asleep, layout.armed);
             Some(SignalWords { memory, len, asleep, armed, kick })
         }
-        _ => return Err(inner.unusable("descriptors of the signal words are missing")),
     };
-    Ok(Mapped { slice, signals: MappedSignals::map(Signals { interrupt, words })? })
+    let shadows = match (grant.shadow, fds.next()) {
+        (None, None) => None,
+        (Some(layout), Some(memory)) => Some(shadows(inner, layout, memory)?),
+        _ => return Err(inner.unusable("the descriptors are not those of the grant")),
+    };
+    let signals = MappedSignals::map(Signals { interrupt, words })?;
+    Ok(Mapped { slice, signals, shadows })
+}
+
+/// Maps the shadow doorbells: memory that cannot shrink, with all words inside.
+fn shadows(
+    inner: &Inner,
+    layout: ShadowLayout,
+    memory: OwnedFd,
+) -> Result<(Shadow, Shadow), ClientError> {
+    let memfd = Memfd::check(memory)?;
+    if memfd.len() != layout.len {
+        let (has, said) = (memfd.len(), layout.len);
+        return Err(inner.unusable(&format!("the shadow doorbells have {has} bytes, not {said}")));
+    }
+    let memory = memfd.map(Prefault::Yes)?;
+    let word = |offset: u64| match usize::try_from(offset).map(|offset| memory.word32(offset)) {
+        Ok(Ok(word)) => Ok(word),
+        _ => Err(inner.unusable("a shadow doorbell lies outside of its memory")),
+    };
+    let pair = |ShadowWords { value, event }| -> Result<Shadow, ClientError> {
+        Ok(Shadow::new(word(value)?, word(event)?))
+    };
+    Ok((pair(layout.submission)?, pair(layout.completion)?))
 }

@@ -5,8 +5,9 @@
 //! executor, and dropped at any point: what an answer then brings is given back to the broker.
 
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use doorbell_queues::EndReason;
 use tokio::sync::oneshot;
 
 use super::ClientError;
+use super::granted::Granted;
 use crate::deadline::TimedOut;
 use crate::wait::hub::Hub;
 use crate::wait::line::{Line, Overdue};
@@ -46,13 +48,15 @@ pub(crate) struct State {
     pub(crate) sent: u32,
     pub(crate) max_pending: u32,
     pending: HashMap<u32, Pending>,
-    queues: HashMap<u16, Arc<Line>>,
+    queues: HashMap<u16, Granted>,
     /// Ends of queues whose grant nobody has looked at yet.
     ended_early: HashMap<u16, (EndReason, bool)>,
     /// Why there is no connection any more.
     down: Option<Arc<str>>,
     /// Set when the last handle is gone.
     pub(crate) closing: bool,
+    /// Pollers that the broker was told of.
+    pub(super) pollers: HashSet<u64>,
 }
 
 /// The connection.
@@ -82,6 +86,7 @@ impl Link {
             ended_early: HashMap::new(),
             down: None,
             closing: false,
+            pollers: HashSet::new(),
         };
         Self { socket, name, hub, limit, state: Mutex::new(state) }
     }
@@ -118,7 +123,7 @@ impl Link {
         }
     }
 
-    fn enqueue(
+    pub(super) fn enqueue(
         &self,
         request: &Request,
         fds: Vec<OwnedFd>,
@@ -150,11 +155,13 @@ impl Link {
         Ok(())
     }
 
-    /// A queue was granted: its end will be told to `line`.
-    pub(crate) fn register(&self, queue: u16, line: &Arc<Line>) {
+    /// A queue was granted: its end will be told to `line`. `lost` is set when its doorbells reach
+    /// nobody any more.
+    pub(crate) fn register(&self, queue: u16, line: &Arc<Line>, lost: Arc<AtomicBool>) {
         let (ended, _replaced) = {
             let state = &mut *self.state();
-            let replaced = state.queues.insert(queue, Arc::clone(line));
+            let granted = Granted::new(Arc::clone(line), lost);
+            let replaced = state.queues.insert(queue, granted);
             let down = state.down.is_some().then_some((EndReason::BrokerGone, false));
             (state.ended_early.remove(&queue).or(down), replaced)
         };
@@ -246,7 +253,7 @@ impl Link {
                 tracing::info!(socket = %self.name, queue, ?cause, quiesced, "queue ended");
                 let line = {
                     let state = &mut *self.state();
-                    let line = state.queues.get(&queue).cloned();
+                    let line = state.queues.get(&queue).map(Granted::line);
                     if line.is_none() {
                         state.ended_early.insert(queue, (cause.into(), quiesced));
                     }
@@ -257,7 +264,7 @@ impl Link {
                 }
             }
             Event::DeviceGone => {
-                let lines: Vec<_> = self.state().queues.values().cloned().collect();
+                let lines: Vec<_> = self.state().queues.values().map(Granted::line).collect();
                 for line in lines {
                     line.end(EndCause::DeviceGone.into(), false);
                 }
@@ -288,6 +295,25 @@ impl Link {
         next
     }
 
+    /// Ends queues whose doorbells were lost long ago and whose end nobody has told; when to look
+    /// again. See [`super::granted`].
+    pub(crate) fn settle(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let (mut untold, mut next) = (Vec::new(), None::<Instant>);
+        for granted in self.state().queues.values_mut() {
+            match granted.awaits_word(now) {
+                Some(until) if until <= now => untold.push(granted.line()),
+                Some(until) => next = Some(next.map_or(until, |next| next.min(until))),
+                None => {}
+            }
+        }
+        for line in untold {
+            tracing::warn!(socket = %self.name, "doorbells were lost, and the broker does not say why");
+            line.end(EndReason::DoorbellLost, false);
+        }
+        next
+    }
+
     /// True if a release is still unanswered.
     pub(crate) fn releasing(&self) -> bool {
         let state = self.state();
@@ -297,17 +323,17 @@ impl Link {
     /// The connection is lost for good.
     pub(crate) fn fail(&self, why: &str) {
         let why: Arc<str> = why.into();
-        let (pending, lines) = {
+        let (pending, queues) = {
             let state = &mut *self.state();
             state.down.get_or_insert_with(|| Arc::clone(&why));
             state.outbox.clear();
             let pending: Vec<_> = state.pending.drain().map(|(_, pending)| pending).collect();
-            let lines: Vec<_> = state.queues.drain().map(|(_, line)| line).collect();
-            (pending, lines)
+            let queues: Vec<_> = state.queues.drain().map(|(_, granted)| granted).collect();
+            (pending, queues)
         };
-        for line in lines {
+        for granted in queues {
             // Not quiesced: nobody can say what the device does.
-            line.end(EndReason::BrokerGone, false);
+            granted.line().end(EndReason::BrokerGone, false);
         }
         for mut pending in pending {
             std::mem::forget(pending.keep.take());

@@ -37,8 +37,10 @@ use crate::wire::{DeviceInfo, Reply, Request, RevokeTarget, StatusReport};
 mod builder;
 mod claim;
 mod error;
+mod granted;
 mod handle;
 mod link;
+mod polled;
 mod reactor;
 mod spec;
 

@@ -17,9 +17,11 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Starts the thread.
 pub(crate) fn start(link: Arc<Link>) -> Result<(), ClientError> {
     let what = "starting the client's thread";
+    let origin = crate::poll::origin();
     std::thread::Builder::new()
         .name("doorbell-client".to_owned())
         .spawn(move || {
+            crate::poll::leave_core(origin);
             let why = match run(&link) {
                 Ok(why) => why,
                 Err(error) => error.to_string(),
@@ -50,7 +52,7 @@ fn run(link: &Arc<Link>) -> io::Result<String> {
         }
         watching.admit(&link.hub);
         let linger = closed_at.map(|since| since + LINGER);
-        let until = [link.expire(), link.hub.tick(&mut watching), linger];
+        let until = [link.expire(), link.settle(), link.hub.tick(&mut watching), linger];
         let until = until.into_iter().flatten().min();
         let socket = Extra { fd: link.socket.as_fd(), write: blocked };
         watching.wait(link.hub.wake(), Some(socket), until)?;

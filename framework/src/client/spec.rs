@@ -43,7 +43,8 @@ impl QueueSpec {
         self
     }
 
-    /// How long a future spins before it parks.
+    /// How long a future spins before it parks. A queue that is made on a [poller](crate::poll) does not
+    /// spin: the poller does, for all of its queues.
     #[must_use]
     pub fn spin(mut self, budget: SpinBudget) -> Self {
         self.spin = budget;

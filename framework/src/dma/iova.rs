@@ -23,6 +23,17 @@ const LEAST_BITS: u32 = 36;
 /// The x86 MSI window: writes there are interrupts, never memory (Intel SDM 3A, 11.11.1).
 pub const MSI_HOLE: Range<u64> = 0xfee0_0000..0xfef0_0000;
 
+/// What an x86 IOMMU with 48-bit addresses reports: for address spaces that report nothing.
+#[cfg(any(feature = "soft", feature = "vfio", feature = "vfio-user"))]
+pub(crate) const USUAL_RANGES: [Range<u64>; 2] = [0..MSI_HOLE.start, MSI_HOLE.end..1 << 48];
+
+/// True if `len` bytes from `iova` lie in one of `ranges`.
+#[cfg(any(feature = "soft", feature = "vfio", feature = "vfio-user"))]
+pub(crate) fn within(ranges: &[Range<u64>], iova: u64, len: u64) -> bool {
+    iova.checked_add(len)
+        .is_some_and(|end| ranges.iter().any(|range| range.start <= iova && end <= range.end))
+}
+
 /// Free ranges, by first address; neighbours are always merged.
 #[derive(Debug, Default)]
 pub(super) struct FreeList(BTreeMap<u64, u64>);

@@ -17,6 +17,21 @@ pub struct Mapping {
     pub partition: PartitionId,
 }
 
+impl Mapping {
+    /// Checks that `proof` is for the mapping's partition.
+    ///
+    /// # Errors
+    /// [`DmaError::BadRange`] if it is for another.
+    #[cfg(any(feature = "soft", feature = "vfio", feature = "vfio-user"))]
+    pub(crate) fn check(&self, proof: &PartitionQuiesced) -> Result<(), DmaError> {
+        if proof.partition() == self.partition {
+            return Ok(());
+        }
+        let why = "the proof is for another partition";
+        Err(DmaError::BadRange { iova: self.iova, len: self.len, why })
+    }
+}
+
 /// The address space that a device's DMA goes through. Only the broker has one.
 pub trait DmaSpace: Send + Sync {
     /// Valid IOVA ranges, ascending, as the IOMMU reports them after attach.

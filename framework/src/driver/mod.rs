@@ -7,12 +7,15 @@
 //! [`Driver::admin`], and waits for its device by [`InterruptVector`].
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use crate::bus::{BusError, Device, DeviceEvent, Identity, QueueToken, Quiesced, Recovered};
+use crate::bus::{
+    BusError, Device, DeviceEvent, Identity, QueueToken, Quiesced, Recovered, SharedPages,
+};
 use crate::deadline::{Deadline, TimedOut};
 use crate::dma::DmaError;
 use crate::tier::Tier;
@@ -61,8 +64,12 @@ impl fmt::Display for DeviceMatch {
 pub struct Plan {
     /// I/O queues that can exist at once.
     pub queues: u16,
-    /// Most entries of one ring.
+    /// Most entries of one ring, or portal.
     pub max_entries: u32,
+    /// Entries are written by value to a portal in a BAR ([`QueueGrant::submission_doorbell`]); there is
+    /// no submission ring in memory. The clients' protocol says the same
+    /// ([`doorbell_queues::QueueProtocol::DOORBELL`]).
+    pub portal: bool,
     /// Bytes of a submission entry.
     pub submission_entry: u32,
     /// Bytes of a completion entry.
@@ -73,7 +80,7 @@ pub struct Plan {
 /// inside arenas of that client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueMemory {
-    /// IOVA of submission entry 0, page-aligned.
+    /// IOVA of submission entry 0, page-aligned. 0 if the device has portals: there is no such ring.
     pub submission: u64,
     /// IOVA of completion entry 0, page-aligned.
     pub completion: u64,
@@ -93,16 +100,44 @@ pub struct QueueRequest {
 /// The client maps the whole pages that the doorbells lie in. Beside doorbells they must hold nothing
 /// that a client may not touch: the broker knows the doorbells (and by them how well a page isolates),
 /// not the registers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct QueueGrant {
     /// BAR with the doorbells.
     pub region: u8,
-    /// Offset of the submission tail doorbell in that BAR.
+    /// Offset of the submission tail doorbell in that BAR; of a portal ([`Plan::portal`]) that of its
+    /// first cell, a multiple of 8. It has as many cells as the request has entries, one after the
+    /// other, of [`Plan::submission_entry`] bytes each, and they are empty.
     pub submission_doorbell: u64,
     /// Offset of the completion head doorbell in that BAR.
     pub completion_doorbell: u64,
     /// Interrupt vector of the completion queue.
     pub vector: u16,
+    /// Copies of the doorbells in memory, on devices that look there.
+    pub shadow: Option<QueueShadow>,
+}
+
+/// Where a queue's shadow doorbells lie ([`doorbell_queues::doorbell::shadow`]).
+///
+/// The client maps all of the memory, so whoever has a queue of the device can write to the words of
+/// every other queue of it. A queue with shadow doorbells is therefore [`Tier::Cooperative`] at best,
+/// unless its client has the whole function.
+#[derive(Debug, Clone)]
+pub struct QueueShadow {
+    /// Pages that hold words of this kind and nothing else.
+    pub memory: Arc<SharedPages>,
+    /// Of the submission tail doorbell.
+    pub submission: ShadowWords,
+    /// Of the completion head doorbell.
+    pub completion: ShadowWords,
+}
+
+/// The two words of one shadow doorbell, as byte offsets in their memory, multiples of 4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct ShadowWords {
+    /// The doorbell's value, written by the host.
+    pub value: u64,
+    /// EventIdx, written by the device.
+    pub event: u64,
 }
 
 /// What a virtual function was given to work with.

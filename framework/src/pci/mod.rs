@@ -5,12 +5,12 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
-pub mod capability;
+pub mod config;
 pub mod ids;
 pub mod layout;
 pub mod synthetic;
-#[cfg(feature = "broker")]
+#[cfg(any(feature = "broker", feature = "vfio"))]
 pub mod sysfs;
 
 pub use address::{Address, BadAddress};
-pub use capability::{BadConfig, ConfigSpace};
+pub use config::{BadConfig, ConfigSpace};

@@ -80,6 +80,13 @@ pub trait SoftDevice: Send + 'static {
     /// Looks at the doorbells, fetches and executes a bounded number of entries, posts completions.
     fn poll(&mut self, cx: &mut SoftCx) -> Progress;
 
+    /// The thread is about to sleep: what a device must announce to its host for that, such as the
+    /// EventIdx of shadow doorbells ([`doorbell_queues::doorbell::shadow`]). A poll follows, and the
+    /// thread sleeps only if that is idle; the asleep words are set already.
+    fn doze(&mut self, cx: &mut SoftCx) {
+        let _ = cx;
+    }
+
     /// What must wake the thread when it sleeps. Called only when `poll` was idle.
     fn idle(&self) -> Idle<'_> {
         Idle::default()

@@ -183,7 +183,7 @@ pub(crate) struct Pin {
     pub(crate) event: Option<PeerEvent>,
     /// Masked, by the peer or by having fired.
     pub(crate) masked: bool,
-    /// Config space allows it: see [`crate::pci::synthetic::ConfigSpace::may_assert_pin`].
+    /// Config space allows it: see [`crate::pci::synthetic::SyntheticConfig::may_assert_pin`].
     pub(crate) allowed: bool,
 }
 

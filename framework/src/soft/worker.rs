@@ -148,6 +148,7 @@ impl Worker {
         for vector in &self.cx.vectors {
             vector.fall_asleep();
         }
+        self.device.doze(&mut self.cx);
         // From here on a doorbell kicks; one that was rung before is seen by this poll.
         while !self.shared.pending.load(Ordering::Acquire) && self.poll() == Progress::Idle {
             self.block();

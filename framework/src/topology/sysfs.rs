@@ -26,6 +26,22 @@ pub(super) fn load(folder: &Path) -> io::Result<BTreeMap<u32, CpuSet>> {
     Ok(nodes)
 }
 
+/// Which CPUs share a core: reads `cpuN/topology/core_cpus_list` of every CPU in `folder`. The core has
+/// the number of its first CPU. What cannot be read is a core by itself.
+pub(super) fn cores(folder: &Path) -> BTreeMap<usize, usize> {
+    let mut cores = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("cpu"));
+        let Some(cpu) = number.and_then(|number| number.parse().ok()) else { continue };
+        let list = std::fs::read_to_string(entry.path().join("topology/core_cpus_list"));
+        let siblings = list.ok().and_then(|list| parse(list.trim()));
+        let first = siblings.and_then(|siblings| siblings.iter().next());
+        cores.insert(cpu, first.unwrap_or(cpu));
+    }
+    cores
+}
+
 /// A CPU list such as `0-3,8,10-11`; the empty list is a node with memory only.
 fn parse(list: &str) -> Option<CpuSet> {
     if list.is_empty() {
@@ -42,7 +58,23 @@ fn parse(list: &str) -> Option<CpuSet> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Parts;
     use super::*;
+
+    #[test]
+    fn siblings_share_a_core() {
+        let folder = tempfile::tempdir().unwrap();
+        for (cpu, list) in
+            [("cpu0", "0,2\n"), ("cpu1", "1,3\n"), ("cpu2", "0,2\n"), ("cpufreq", "")]
+        {
+            let topology = folder.path().join(cpu).join("topology");
+            std::fs::create_dir_all(&topology).unwrap();
+            std::fs::write(topology.join("core_cpus_list"), list).unwrap();
+        }
+        std::fs::create_dir(folder.path().join("cpu9")).unwrap();
+        assert_eq!(cores(folder.path()), BTreeMap::from([(0, 0), (1, 1), (2, 0), (9, 9)]));
+        assert!(cores(&folder.path().join("none")).is_empty());
+    }
 
     #[test]
     fn lists_are_read_and_nonsense_is_refused() {
@@ -62,7 +94,8 @@ mod tests {
             std::fs::write(folder.path().join(node).join("cpulist"), list).unwrap();
         }
         std::fs::write(folder.path().join("possible"), "0-2\n").unwrap();
-        let topology = super::super::Topology::new(load(folder.path()).unwrap());
+        let nodes = load(folder.path()).unwrap();
+        let topology = super::super::Topology::new(Parts { nodes, ..Parts::default() });
         assert_eq!(topology.nodes().collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(topology.near(Some(1)).iter().collect::<Vec<_>>(), [2, 3]);
         assert_eq!(topology.near(None).len(), 4);

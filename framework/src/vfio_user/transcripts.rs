@@ -142,10 +142,14 @@ fn region_info() {
         &Reply::DeviceGetRegionInfo(answer.clone()),
     );
     let mut cut = Vec::new();
-    answer.encode_cut(&mut cut);
-    assert_eq!(cut, hex("68000000 0f000000 00000000 00000000 0040000000000000 0080000000000000"));
-    let read = RegionInfoReply::decode(&cut).unwrap();
-    assert!(read.is_cut(cut.len()) && read.capabilities.is_empty());
+    answer.cut().encode(&mut cut);
+    assert_eq!(cut, hex("68000000 0f000000 00000000 20000000 0040000000000000 0080000000000000"));
+    // And as the kernel does it: no offset.
+    let kernels = hex("68000000 0f000000 00000000 00000000 0040000000000000 0080000000000000");
+    for cut in [cut, kernels] {
+        let read = RegionInfoReply::decode(&cut).unwrap();
+        assert!(read.is_cut(cut.len()) && read.capabilities.is_empty());
+    }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -49,7 +48,9 @@ impl Hub {
         let hub = Arc::new(Self::new()?);
         let weak = Arc::downgrade(&hub);
         let wake = hub.wake.as_fd().try_clone_to_owned()?;
+        let origin = crate::poll::origin();
         std::thread::Builder::new().name("doorbell-wait".to_owned()).spawn(move || {
+            crate::poll::leave_core(origin);
             let wake = Eventfd::from(wake);
             let mut watching = Watching::default();
             while let Some(hub) = weak.upgrade() {
@@ -66,7 +67,7 @@ impl Hub {
 
     /// Has the thread poll a line until `watched` is taken back.
     pub(crate) fn watch(&self, line: &Arc<Line>) {
-        if !line.watched.swap(true, Ordering::AcqRel) {
+        if line.watch() {
             lock(&self.arriving).push(Arc::clone(line));
             self.wake.signal();
         }
@@ -125,9 +126,13 @@ pub(crate) struct Extra<'a> {
 impl Watching {
     /// Takes over the lines that were given to the hub.
     pub(crate) fn admit(&mut self, hub: &Hub) {
-        self.lines.append(&mut lock(&hub.arriving));
-        // Relaxed: a line that is polled once too often does no harm.
-        self.lines.retain(|line| line.watched.load(Ordering::Relaxed));
+        self.lines.retain(|line| line.is_watched());
+        for line in std::mem::take(&mut *lock(&hub.arriving)) {
+            // It may have been let go of and asked for again before this looked.
+            if line.is_watched() && !self.lines.iter().any(|known| Arc::ptr_eq(known, &line)) {
+                self.lines.push(line);
+            }
+        }
     }
 
     /// Waits until `wake`, a line, `extra` or `until`, and fires the lines that were signalled.
@@ -154,6 +159,7 @@ impl Watching {
         }
         for (line, fd) in self.lines.iter().zip(fds.iter().skip(1)) {
             if !fd.revents().is_empty() && line.event.take()? {
+                line.fired_for();
                 line.fire();
             }
         }

@@ -1,8 +1,9 @@
 //! [`QueueInterrupt`]: what a queue's futures park on.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::Ordering;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -11,9 +12,12 @@ use doorbell_queues::{Interrupt, NextCompletion, Parked, WaitError, Word32};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime;
+use tokio::task::unconstrained;
 
 use super::hub::Hub;
 use super::line::Line;
+use super::turn;
+use crate::poll::Seat;
 
 /// The line's descriptor, for a runtime's reactor.
 struct Source(Arc<Line>);
@@ -24,10 +28,24 @@ impl AsRawFd for Source {
     }
 }
 
-/// The registration with the runtime that the queue was last polled in.
+/// The line's registration with a runtime in which a task of the queue has parked.
 struct Registered {
     runtime: runtime::Id,
     fd: AsyncFd<Source>,
+}
+
+/// Where a task waits: who looks at the line's descriptor on its behalf.
+enum Place {
+    /// The reactor of the tokio runtime that polls the task.
+    Runtime(runtime::Id),
+    /// The client's thread, or one of the queue's own.
+    Thread,
+}
+
+impl Place {
+    fn here() -> Self {
+        runtime::Handle::try_current().map_or(Self::Thread, |handle| Self::Runtime(handle.id()))
+    }
 }
 
 /// An interrupt that is an eventfd. See the [module](super).
@@ -36,9 +54,11 @@ pub struct QueueInterrupt {
     /// Wakes every task that is parked on the line.
     everyone: Waker,
     armed: Option<Word32>,
-    /// Locked by who parks only.
-    registered: Mutex<Option<Registered>>,
+    /// One for each runtime; locked by who parks only.
+    registered: Mutex<Vec<Registered>>,
     hub: OnceLock<Arc<Hub>>,
+    /// Where it is used on a poller.
+    seat: Seat,
 }
 
 impl fmt::Debug for QueueInterrupt {
@@ -52,35 +72,37 @@ impl QueueInterrupt {
     pub(crate) fn new(line: Arc<Line>, armed: Option<Word32>, hub: Option<Arc<Hub>>) -> Self {
         let everyone = Waker::from(Arc::clone(&line));
         let hub = hub.map_or_else(OnceLock::new, OnceLock::from);
-        Self { line, everyone, armed, registered: Mutex::new(None), hub }
+        let registered = Mutex::new(Vec::new());
+        Self { line, everyone, armed, registered, hub, seat: Seat::default() }
     }
 
-    fn registered(&self) -> MutexGuard<'_, Option<Registered>> {
+    fn registered(&self) -> MutexGuard<'_, Vec<Registered>> {
         // No code that holds the lock panics half-way through a change.
         self.registered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn poll_runtime(&self, current: runtime::Id) -> Poll<Result<(), WaitError>> {
-        let mut slot = self.registered();
-        if slot.as_ref().is_some_and(|registered| registered.runtime != current) {
-            // The queue moved to another runtime; the old registration goes before a new one comes.
-            *slot = None;
-        }
-        let registered = match &mut *slot {
-            Some(registered) => registered,
-            empty => {
-                self.line.watched.store(false, Ordering::Relaxed);
-                let source = Source(Arc::clone(&self.line));
-                let fd = register(source).map_err(broken)?;
-                empty.insert(Registered { runtime: current, fd })
+        let mut list = self.registered();
+        let at = match list.iter().position(|registered| registered.runtime == current) {
+            Some(at) => at,
+            None => {
+                // Runtimes that have shut down leave their registration behind.
+                list.retain(|registered| self.is_alive(registered));
+                let fd = register(Source(Arc::clone(&self.line))).map_err(broken)?;
+                list.push(Registered { runtime: current, fd });
+                list.len() - 1
             }
         };
-        let mut everyone = Context::from_waker(&self.everyone);
+        let Some(registered) = list.get(at) else { return Poll::Pending };
         loop {
-            let Poll::Ready(ready) = registered.fd.poll_read_ready(&mut everyone) else {
-                return Poll::Pending;
+            let Poll::Ready(ready) = self.poll_ready(registered) else { return Poll::Pending };
+            let mut guard = match ready {
+                Ok(guard) => guard,
+                Err(error) => {
+                    list.swap_remove(at);
+                    return Poll::Ready(Err(broken(error)));
+                }
             };
-            let mut guard = ready.map_err(broken)?;
             let fired = self.line.event.take().map_err(broken)?;
             guard.clear_ready();
             if fired {
@@ -89,9 +111,23 @@ impl QueueInterrupt {
         }
     }
 
+    /// Registers the line's waker with a runtime's reactor.
+    fn poll_ready<'a>(
+        &self,
+        registered: &'a Registered,
+    ) -> Poll<std::io::Result<tokio::io::unix::AsyncFdReadyGuard<'a, Source>>> {
+        // Outside of the task's budget: once it is used up, tokio would call the waker again and
+        // again instead of waiting.
+        let ready = unconstrained(poll_fn(|cx| registered.fd.poll_read_ready(cx)));
+        pin!(ready).poll(&mut Context::from_waker(&self.everyone))
+    }
+
+    /// False once a runtime has shut down. Otherwise its tasks stay registered as they were.
+    fn is_alive(&self, registered: &Registered) -> bool {
+        !matches!(self.poll_ready(registered), Poll::Ready(Err(_)))
+    }
+
     fn poll_thread(&self) -> Poll<Result<(), WaitError>> {
-        let registered = self.registered().take();
-        drop(registered);
         if self.line.event.take().map_err(broken)? {
             return Poll::Ready(Ok(()));
         }
@@ -107,11 +143,12 @@ impl QueueInterrupt {
     }
 }
 
+/// Registers a descriptor with the runtime of the calling task.
 #[allow(
     deprecated,
-    reason = "its successor is unsafe, for types whose descriptor may change; `Source` owns its own"
+    reason = "its successor is unsafe, for types whose descriptor may change; these own theirs"
 )]
-fn register(source: Source) -> std::io::Result<AsyncFd<Source>> {
+pub(super) fn register<T: AsRawFd>(source: T) -> std::io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(source, Interest::READABLE)
 }
 
@@ -121,33 +158,47 @@ fn broken(error: std::io::Error) -> WaitError {
 }
 
 impl Interrupt for QueueInterrupt {
-    fn arm(&self, _next: &NextCompletion<'_>) {
+    fn arm(&self, next: &NextCompletion<'_>) {
+        if self.seat.arm(&self.line, self.armed.as_ref(), next) {
+            return;
+        }
         if let Some(armed) = &self.armed {
             arm_word(armed);
         }
     }
 
     fn poll_fired(&self, cx: &mut Context<'_>, parked: &mut Parked) -> Poll<Result<(), WaitError>> {
+        if let Some(polled) = self.seat.park(&self.line, cx, parked) {
+            return polled;
+        }
+        let place = Place::here();
         // Registered before anything is looked at: whoever fires or ends the queue after the look
         // finds the task.
-        self.line.park(parked, cx.waker());
-        let polled = if self.line.fate.ended().is_some() || self.line.take_fired() {
-            Poll::Ready(Ok(()))
-        } else {
-            match runtime::Handle::try_current() {
-                Ok(handle) => self.poll_runtime(handle.id()),
-                Err(_) => self.poll_thread(),
-            }
+        self.line.park(parked, cx.waker(), matches!(place, Place::Thread));
+        if self.line.fate.ended().is_some() || self.line.take_fired() {
+            self.line.unpark(parked, cx.waker());
+            return Poll::Ready(Ok(()));
+        }
+        let polled = match place {
+            Place::Runtime(current) => self.poll_runtime(current),
+            Place::Thread => self.poll_thread(),
         };
         if polled.is_ready() {
             self.line.unpark(parked, cx.waker());
+            // The event was taken, and with it the word that armed it, for everyone: whoever else
+            // is parked, in this runtime or another, may have lost the only signal that comes.
+            self.line.wake_all();
         }
         polled
+    }
+
+    fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        turn::poll_turn(cx)
     }
 }
 
 impl Drop for QueueInterrupt {
     fn drop(&mut self) {
-        self.line.watched.store(false, Ordering::Relaxed);
+        self.line.unwatch();
     }
 }

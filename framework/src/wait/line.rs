@@ -1,10 +1,10 @@
 //! [`Line`]: one interrupt, and all the tasks that are parked on it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use doorbell_queues::{EndReason, Fate, Parked, Tag};
 
@@ -31,6 +31,8 @@ pub(crate) struct Limits {
 struct Entry {
     waker: Waker,
     since: u64,
+    /// Parked outside of a runtime: it is a thread that must see the event.
+    outside: bool,
 }
 
 /// The tasks that are parked on a line.
@@ -47,6 +49,8 @@ struct ParkedTasks {
     slots: Vec<(Option<Entry>, bool)>,
     listed: Vec<u16>,
     others: Vec<Entry>,
+    /// Pollers that look at the queue: woken with the tasks, and kept.
+    watchers: Vec<Waker>,
     /// Wakers on their way out; kept for its capacity.
     leaving: Vec<Waker>,
     mask: u16,
@@ -60,6 +64,7 @@ impl ParkedTasks {
             slots: Vec::with_capacity(room.next_power_of_two()),
             listed: Vec::with_capacity(room),
             others: Vec::with_capacity(8),
+            watchers: Vec::new(),
             leaving: Vec::with_capacity(room + 8),
             mask: (room.next_power_of_two() - 1) as u16,
         }
@@ -98,6 +103,7 @@ impl ParkedTasks {
             }
         }
         leaving.extend(self.others.drain(..).map(|entry| entry.waker));
+        leaving.extend(self.watchers.iter().cloned());
     }
 }
 
@@ -110,11 +116,22 @@ pub(crate) struct Line {
     pub(crate) fate: Arc<Fate>,
     /// Set by a thread that took the event on behalf of the tasks.
     fired: AtomicBool,
-    /// True while the thread polls the event.
-    pub(crate) watched: AtomicBool,
+    /// True while the thread polls the event. Set back only under the lock of `parked`.
+    watched: AtomicBool,
+    /// How often the thread took the event while no task outside of a runtime was parked.
+    in_vain: AtomicU32,
     parked: Mutex<ParkedTasks>,
     limits: Option<Limits>,
-    epoch: Instant,
+    /// When it was made, by [`millis`].
+    epoch: u64,
+    commands: u16,
+}
+
+/// Milliseconds of a clock that costs a few nanoseconds to read and lags by a timer tick at most.
+pub(crate) fn millis() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    // Neither is negative: the clock starts with the machine.
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
 impl fmt::Debug for Line {
@@ -136,9 +153,11 @@ impl Line {
             fate,
             fired: AtomicBool::new(false),
             watched: AtomicBool::new(false),
+            in_vain: AtomicU32::new(0),
             parked: Mutex::new(ParkedTasks::with_room(commands)),
             limits,
-            epoch: Instant::now(),
+            epoch: millis(),
+            commands,
         }
     }
 
@@ -147,16 +166,34 @@ impl Line {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> u64 {
+    /// Milliseconds since the line was made.
+    pub(crate) fn now(&self) -> u64 {
         // Bounded to 62 bits: 146 million years.
-        self.epoch.elapsed().as_millis() as u64
+        millis().wrapping_sub(self.epoch)
     }
 
-    /// Remembers a parked task, in place of what was remembered for the same command.
-    pub(crate) fn park(&self, parked: &mut Parked, waker: &Waker) {
+    /// How many commands can be in flight on the queue.
+    pub(crate) fn commands(&self) -> u16 {
+        self.commands
+    }
+
+    /// A command's limit and how often to look after it, in milliseconds; `None` without limits.
+    pub(crate) fn limit(&self) -> Option<(u64, u64)> {
+        let (limits, every) = (self.limits.as_ref()?, self.tick_every()?);
+        Some((limits.limit.as_millis() as u64, every.as_millis() as u64))
+    }
+
+    /// Has a poller woken whenever all tasks are.
+    pub(crate) fn tell(&self, poller: Waker) {
+        self.tasks().watchers.push(poller);
+    }
+
+    /// Remembers a parked task, in place of what was remembered for the same command. `outside`
+    /// says that it parks outside of a runtime.
+    pub(crate) fn park(&self, parked: &mut Parked, waker: &Waker, outside: bool) {
         let since = self.stamp(parked);
         // Cloning and dropping wakers is foreign code: it runs outside of the lock.
-        let entry = Entry { waker: waker.clone(), since };
+        let entry = Entry { waker: waker.clone(), since, outside };
         let replaced = {
             let tasks = &mut *self.tasks();
             match parked.tag {
@@ -189,7 +226,7 @@ impl Line {
     }
 
     /// Gives the wait its start, and reports it once that is a limit ago.
-    fn stamp(&self, parked: &mut Parked) -> u64 {
+    pub(crate) fn stamp(&self, parked: &mut Parked) -> u64 {
         let now = self.now();
         let since = *parked.since.get_or_insert(now << 1);
         if let Some(limits) = &self.limits
@@ -214,6 +251,38 @@ impl Line {
         self.wake_all();
     }
 
+    /// A thread is to poll the event; true if none does so far. The task that needs it is parked
+    /// already.
+    pub(crate) fn watch(&self) -> bool {
+        !self.watched.swap(true, Ordering::AcqRel)
+    }
+
+    /// The thread may let go of the event.
+    pub(crate) fn unwatch(&self) {
+        self.watched.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Acquire)
+    }
+
+    /// For the thread that polls the event, before it fires it. Once nobody outside of a runtime
+    /// has needed it for some time, the queue belongs to runtimes alone, and the thread would only
+    /// be woken beside them at each interrupt.
+    ///
+    /// Under the lock that a task takes when it parks, before it asks for the thread: so either the
+    /// task is found here, or it finds the event unwatched.
+    pub(crate) fn fired_for(&self) {
+        const ENOUGH: u32 = 8;
+        let tasks = self.tasks();
+        if tasks.all().any(|entry| entry.outside) {
+            self.in_vain.store(0, Ordering::Relaxed);
+        } else if self.in_vain.fetch_add(1, Ordering::Relaxed) + 1 >= ENOUGH {
+            self.in_vain.store(0, Ordering::Relaxed);
+            self.unwatch();
+        }
+    }
+
     /// Ends the queue and tells every parked task.
     pub(crate) fn end(&self, reason: EndReason, quiesced: bool) {
         self.fate.end(reason, quiesced);
@@ -236,6 +305,11 @@ impl Line {
         if tasks.leaving.capacity() < leaving.capacity() {
             tasks.leaving = leaving;
         }
+    }
+
+    /// How long a command may be parked, if there is a limit.
+    pub(crate) fn time_limit(&self) -> Option<Duration> {
+        self.limits.as_ref().map(|limits| limits.limit)
     }
 
     /// How often [`Line::tick`] should run; `None` if never.
@@ -309,7 +383,7 @@ mod tests {
         for _ in 0..3 {
             // Parking again replaces the waker.
             for (parked, waker) in wait.iter_mut().zip(&wakers) {
-                line.park(parked, waker);
+                line.park(parked, waker, false);
             }
         }
         line.fire();
@@ -326,7 +400,7 @@ mod tests {
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
         for mut wait in [parked(Some(1)), parked(None)] {
-            line.park(&mut wait, &waker);
+            line.park(&mut wait, &waker, false);
             line.unpark(&wait, &waker);
         }
         line.wake_all();
@@ -340,28 +414,51 @@ mod tests {
         let waker = Waker::from(Arc::clone(&count));
         // One that parked a limit ago. Its task is woken, and told nothing if it does not come back.
         let mut wait = Parked { tag: Some(Tag(7)), since: Some(0) };
-        let _ = line.tasks().put(Tag(7), Entry { waker: waker.clone(), since: 0 });
+        let _ = line.tasks().put(Tag(7), Entry { waker: waker.clone(), since: 0, outside: false });
         line.tick();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert!(reported.lock().unwrap().is_empty());
-        line.park(&mut wait, &waker);
-        line.park(&mut wait, &waker);
+        line.park(&mut wait, &waker, false);
+        line.park(&mut wait, &waker, false);
         let tag = Some(Tag(7));
         let expected = [Overdue { tag, last: false }, Overdue { tag, last: true }];
         assert_eq!(*reported.lock().unwrap(), expected);
     }
 
     #[test]
+    fn a_thread_lets_go_of_a_line_that_only_runtimes_wait_for() {
+        let (line, _) = line(Duration::from_secs(60));
+        let waker = Waker::noop();
+        assert!(line.watch());
+        assert!(!line.watch(), "it does already");
+        for _ in 0..100 {
+            line.park(&mut parked(Some(1)), waker, false);
+            line.park(&mut parked(Some(2)), waker, true);
+            line.fired_for();
+            line.fire();
+        }
+        assert!(line.is_watched(), "someone outside waits each time");
+        for _ in 0..8 {
+            assert!(line.is_watched());
+            line.park(&mut parked(Some(1)), waker, false);
+            line.fired_for();
+            line.fire();
+        }
+        assert!(!line.is_watched());
+        assert!(line.watch(), "until someone asks for it again");
+    }
+
+    #[test]
     fn an_event_that_nobody_takes_is_taken_by_the_tick() {
         let (mut line, _) = line(Duration::from_secs(3600));
         // As if the line were a few ticks old.
-        line.epoch -= Duration::from_secs(5);
+        line.epoch = line.epoch.wrapping_sub(5_000);
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
         line.event.signal();
         line.tick();
         assert!(!line.take_fired(), "nobody is parked");
-        let _ = line.tasks().put(Tag(7), Entry { waker, since: 0 });
+        let _ = line.tasks().put(Tag(7), Entry { waker, since: 0, outside: false });
         line.tick();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert!(line.take_fired());

@@ -26,6 +26,7 @@ pub mod eventfd;
 pub(crate) mod hub;
 pub mod interrupt;
 pub(crate) mod line;
+mod turn;
 
 pub use eventfd::Eventfd;
 pub use interrupt::QueueInterrupt;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::refusal::Refusal;
 use super::status::StatusReport;
+use crate::driver::ShadowWords;
 use crate::tier::Tier;
 
 /// Where a ring lies: in which of the client's arenas, at which byte.
@@ -14,6 +15,21 @@ pub struct Place {
     pub arena: u32,
     /// Offset in bytes, a multiple of 4096.
     pub offset: u64,
+}
+
+/// A poller, as its client tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PollerAbout {
+    /// The name of its thread; the broker cuts it at 64 characters.
+    pub name: String,
+    /// The processor that it is pinned to.
+    pub cpu: Option<u32>,
+    /// The NUMA node whose devices it serves.
+    pub node: Option<u32>,
+    /// The node that its thread takes new memory from.
+    pub memory: Option<u32>,
+    /// What its kernel refused, in words; the broker cuts it at 200 characters.
+    pub trouble: String,
 }
 
 /// Whose grants the operator takes back.
@@ -53,8 +69,8 @@ pub enum Request {
         entries: u32,
         /// The least isolation that will do.
         at_least: Tier,
-        /// Zeroed memory for the submission ring.
-        submission: Place,
+        /// Zeroed memory for the submission ring; `None` for a device with portals, and only there.
+        submission: Option<Place>,
         /// Zeroed memory for the completion ring.
         completion: Place,
     },
@@ -63,6 +79,22 @@ pub enum Request {
     ReleaseQueue {
         /// The queue.
         queue: u16,
+    },
+    /// A poller of the client, with a page of its counters (one descriptor, a sealed memfd; see
+    /// [`PollerCounters`](crate::poll::PollerCounters)): for `status` alone. A number that was reported
+    /// before is replaced. Answer: [`Reply::Done`].
+    ReportPoller {
+        /// The client's own number for it.
+        poller: u32,
+        /// What it is.
+        about: PollerAbout,
+    },
+    /// A queue is served by a poller. Answer: [`Reply::Done`].
+    PolledBy {
+        /// The queue.
+        queue: u16,
+        /// The poller, as [`Request::ReportPoller`] numbers it.
+        poller: u32,
     },
     /// A command has outlived its time limit. Answer: [`Reply::TimeoutHandled`].
     TimedOut {
@@ -94,7 +126,7 @@ impl Request {
     /// Descriptors that travel with it.
     #[must_use]
     pub fn fds(&self) -> usize {
-        usize::from(matches!(self, Self::DonateArena { .. }))
+        usize::from(matches!(self, Self::DonateArena { .. } | Self::ReportPoller { .. }))
     }
 
     /// The kind in words, for errors.
@@ -106,6 +138,8 @@ impl Request {
             Self::ReleaseArena { .. } => "release an arena",
             Self::Claim { .. } => "claim a queue",
             Self::ReleaseQueue { .. } => "release a queue",
+            Self::ReportPoller { .. } => "report a poller",
+            Self::PolledBy { .. } => "report a queue's poller",
             Self::TimedOut { .. } => "report a timeout",
             Self::Admin { .. } => "admin operation",
             Self::Status => "status",
@@ -136,8 +170,10 @@ pub struct DeviceInfo {
     pub about_bus: String,
     /// I/O queues that can exist at once, over all clients.
     pub queues: u16,
-    /// Most entries of one ring.
+    /// Most entries of one ring, or portal.
     pub max_entries: u32,
+    /// True if entries are written to a portal instead of a submission ring in memory.
+    pub portal: bool,
     /// Bytes of a submission entry.
     pub submission_entry: u32,
     /// Bytes of a completion entry.
@@ -155,8 +191,19 @@ pub struct SignalLayout {
     pub armed: u64,
 }
 
-/// A queue. Descriptors: the BAR slice, the interrupt's eventfd, and with `signals` the words'
-/// memory and the eventfd that wakes the device.
+/// Where the shadow doorbells of a queue lie (see [`crate::driver::QueueShadow`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowLayout {
+    /// Bytes of the memory to map.
+    pub len: u64,
+    /// Of the submission tail doorbell.
+    pub submission: ShadowWords,
+    /// Of the completion head doorbell.
+    pub completion: ShadowWords,
+}
+
+/// A queue. Descriptors: the BAR slice, the interrupt's eventfd, with `signals` the words' memory and
+/// the eventfd that wakes the device, and with `shadow` the shadow doorbells' memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// The queue's id on the device.
@@ -169,12 +216,16 @@ pub struct Grant {
     pub slice_offset: u64,
     /// Bytes of the slice, whole pages.
     pub slice_len: u64,
-    /// Byte offset of the submission tail doorbell in the slice.
+    /// Byte offset of the submission tail doorbell in the slice, or of the portal's first cell.
     pub submission_doorbell: u64,
     /// Byte offset of the completion head doorbell in the slice.
     pub completion_doorbell: u64,
+    /// True if entries are best stored past the caches (see `Bus::entry_stores`).
+    pub non_temporal: bool,
     /// Present on software devices.
     pub signals: Option<SignalLayout>,
+    /// Present if the device looks at copies of its doorbells.
+    pub shadow: Option<ShadowLayout>,
 }
 
 /// What was done about a command that timed out.
@@ -234,8 +285,9 @@ impl Reply {
     #[must_use]
     pub fn fds(&self) -> usize {
         match self {
-            Self::Granted(Grant { signals: Some(_), .. }) => 4,
-            Self::Granted(_) => 2,
+            Self::Granted(Grant { signals, shadow, .. }) => {
+                2 + 2 * usize::from(signals.is_some()) + usize::from(shadow.is_some())
+            }
             _ => 0,
         }
     }

@@ -29,20 +29,21 @@ mod tests;
 
 pub use codec::{Header, Message, WireError};
 pub use message::{
-    DeviceInfo, EndCause, Event, Grant, Place, Reply, Request, RevokeTarget, SignalLayout, Timeout,
+    DeviceInfo, EndCause, Event, Grant, Place, PollerAbout, Reply, Request, RevokeTarget,
+    ShadowLayout, SignalLayout, Timeout,
 };
 pub use refusal::{Limit, Refusal};
 pub use socket::{Packet, Received};
 pub use status::{
-    ArenaStatus, FunctionState, FunctionStatus, QueueStatus, QuotaStatus, ReclaimCause,
-    ReclaimReport, SessionStatus, StatusReport,
+    ArenaStatus, FunctionState, FunctionStatus, PollerStatus, QueueStatus, QuotaStatus,
+    ReclaimCause, ReclaimReport, SessionStatus, StatusReport,
 };
 
 /// Version of the protocol. Any change of a message's form is a new version.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The most bytes of one message, header and body.
 pub const MAX_MESSAGE: usize = 64 << 10;
 
 /// The most descriptors beside one message.
-pub const MAX_FDS: usize = 4;
+pub const MAX_FDS: usize = 5;

@@ -15,6 +15,8 @@ pub enum Limit {
     Bytes,
     /// Mappings (arenas) of one client.
     Mappings,
+    /// Pollers of one client that are reported.
+    Pollers,
 }
 
 impl fmt::Display for Limit {
@@ -23,6 +25,7 @@ impl fmt::Display for Limit {
             Self::Queues => "queues",
             Self::Bytes => "bytes",
             Self::Mappings => "mappings",
+            Self::Pollers => "pollers",
         })
     }
 }

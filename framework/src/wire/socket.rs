@@ -82,7 +82,7 @@ pub fn send(socket: BorrowedFd<'_>, packet: &Packet) -> io::Result<bool> {
     }
 }
 
-/// Receives one packet.
+/// Receives one packet. What a peer has sent before it went comes before [`Received::Closed`].
 ///
 /// # Errors
 /// The kernel's; a peer that is gone is [`Received::Closed`].
@@ -92,12 +92,16 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<Recei
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ROOM))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let mut reset = false;
     let got = loop {
         let mut io = [IoSliceMut::new(buffer)];
         match rustix::net::recvmsg(socket, &mut io, &mut control, flags) {
             Ok(got) => break got,
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return Ok(Received::Empty),
+            // A peer that leaves something of ours unread when it goes. The kernel tells of that once, and
+            // before what the peer has sent itself (net/core/datagram.c); that is still there.
+            Err(Errno::CONNRESET) if !reset => reset = true,
             Err(Errno::CONNRESET) => return Ok(Received::Closed),
             Err(errno) => return Err(errno.into()),
         }
@@ -132,4 +136,31 @@ fn check_fds(message: Message, got: usize) -> Result<Message, WireError> {
         Message::Refused(_) => (0, "version refusal"),
     };
     if wanted == got { Ok(message) } else { Err(WireError::Descriptors { kind, wanted, got }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::codec::{encode_event, encode_request};
+    use super::super::{Event, Request};
+    use super::*;
+
+    #[test]
+    fn the_last_word_of_a_peer_that_reads_nothing_is_received() {
+        let (ours, theirs) = pair().unwrap();
+        let unread = encode_request(1, &Request::Status).unwrap();
+        assert!(send(ours.as_fd(), &unread.into()).unwrap());
+        let word = encode_event(&Event::DeviceGone).unwrap();
+        assert!(send(theirs.as_fd(), &word.into()).unwrap());
+        drop(theirs);
+        let buffer = &mut Vec::new();
+        let received = receive(ours.as_fd(), buffer).unwrap();
+        let told = matches!(
+            received,
+            Received::Packet { message: Ok(Message::Event(Event::DeviceGone)), .. }
+        );
+        assert!(told, "{received:?}");
+        for _ in 0..2 {
+            assert!(matches!(receive(ours.as_fd(), buffer).unwrap(), Received::Closed));
+        }
+    }
 }

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::message::{DeviceInfo, EndCause};
+use super::message::{DeviceInfo, EndCause, PollerAbout};
 use crate::dma::Fault;
+use crate::poll::PollerCounters;
 use crate::tier::Tier;
 
 /// Everything that the broker holds, as its own records say.
@@ -93,6 +94,8 @@ pub struct SessionStatus {
     pub queues: Vec<QueueStatus>,
     /// Its arenas.
     pub arenas: Vec<ArenaStatus>,
+    /// Its pollers, as it says itself.
+    pub pollers: Vec<PollerStatus>,
     /// What it may hold.
     pub quota: QuotaStatus,
     /// Operations that it waits for.
@@ -110,6 +113,17 @@ pub struct QueueStatus {
     pub tier: Tier,
     /// Why it has ended, if the client has not yet acknowledged that.
     pub ended: Option<EndCause>,
+}
+
+/// One poller of a client. All of it is the client's word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PollerStatus {
+    /// What it is.
+    pub about: PollerAbout,
+    /// The queues of this session that it serves.
+    pub queues: Vec<u16>,
+    /// What it has counted, over all of its queues; `None` if that cannot be read.
+    pub counters: Option<PollerCounters>,
 }
 
 /// One arena.

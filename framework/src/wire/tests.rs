@@ -7,6 +7,8 @@ use super::codec::{
 };
 use super::*;
 use crate::dma::{Access, Fault};
+use crate::driver::ShadowWords;
+use crate::poll::{PollerCounters, PollerState};
 use crate::tier::Tier;
 
 fn tier() -> impl Strategy<Value = Tier> {
@@ -22,12 +24,18 @@ fn place() -> impl Strategy<Value = Place> {
     (any::<u32>(), any::<u64>()).prop_map(|(arena, offset)| Place { arena, offset })
 }
 
+fn poller() -> impl Strategy<Value = PollerAbout> {
+    (".{0,20}", any::<[Option<u32>; 3]>(), ".{0,80}").prop_map(
+        |(name, [cpu, node, memory], trouble)| PollerAbout { name, cpu, node, memory, trouble },
+    )
+}
+
 fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         ".{0,80}".prop_map(|program| Request::Hello { program }),
         any::<u64>().prop_map(|len| Request::DonateArena { len }),
         any::<u32>().prop_map(|arena| Request::ReleaseArena { arena }),
-        (any::<u32>(), tier(), place(), place()).prop_map(
+        (any::<u32>(), tier(), proptest::option::of(place()), place()).prop_map(
             |(entries, at_least, submission, completion)| Request::Claim {
                 entries,
                 at_least,
@@ -36,6 +44,9 @@ fn request() -> impl Strategy<Value = Request> {
             }
         ),
         any::<u16>().prop_map(|queue| Request::ReleaseQueue { queue }),
+        (any::<u32>(), poller())
+            .prop_map(|(poller, about)| Request::ReportPoller { poller, about }),
+        any::<(u16, u32)>().prop_map(|(queue, poller)| Request::PolledBy { queue, poller }),
         (any::<u16>(), any::<Option<u16>>(), any::<bool>())
             .prop_map(|(queue, tag, last)| Request::TimedOut { queue, tag, last }),
         prop::collection::vec(any::<u8>(), 0..2000)
@@ -65,6 +76,7 @@ fn device() -> impl Strategy<Value = DeviceInfo> {
             about_bus: text.3,
             queues,
             max_entries: a,
+            portal: a > b,
             submission_entry: b,
             completion_entry: c,
         },
@@ -72,9 +84,10 @@ fn device() -> impl Strategy<Value = DeviceInfo> {
 }
 
 fn grant() -> impl Strategy<Value = Grant> {
-    let signals = any::<Option<[u64; 3]>>();
-    (any::<u16>(), tier(), any::<u32>(), any::<[u64; 4]>(), signals).prop_map(
-        |(queue, tier, entries, [a, b, c, d], signals)| Grant {
+    let words = (any::<Option<[u64; 3]>>(), any::<Option<[u64; 5]>>());
+    let pair = |[value, event]: [u64; 2]| ShadowWords { value, event };
+    (any::<u16>(), tier(), any::<u32>(), any::<[u64; 4]>(), words).prop_map(
+        move |(queue, tier, entries, [a, b, c, d], (signals, shadow))| Grant {
             queue,
             tier,
             entries,
@@ -82,7 +95,13 @@ fn grant() -> impl Strategy<Value = Grant> {
             slice_len: b,
             submission_doorbell: c,
             completion_doorbell: d,
+            non_temporal: a > b,
             signals: signals.map(|[len, asleep, armed]| SignalLayout { len, asleep, armed }),
+            shadow: shadow.map(|[len, a, b, c, d]| ShadowLayout {
+                len,
+                submission: pair([a, b]),
+                completion: pair([c, d]),
+            }),
         },
     )
 }
@@ -107,6 +126,28 @@ fn status() -> impl Strategy<Value = StatusReport> {
                 function: (uid > gid).then(|| format!("vf{uid}")),
                 queues: vec![queue; (entries % 5) as usize],
                 arenas: vec![ArenaStatus { id: gid, iova, bytes }],
+                pollers: vec![PollerStatus {
+                    about: PollerAbout {
+                        name: "poller".to_owned(),
+                        cpu: Some(uid),
+                        node: None,
+                        memory: Some(gid),
+                        trouble: String::new(),
+                    },
+                    queues: vec![uid as u16; (gid % 3) as usize],
+                    counters: (uid > gid).then_some(PollerCounters {
+                        state: PollerState::Asleep,
+                        turns: iova,
+                        busy_turns: bytes,
+                        polls: quota,
+                        sleeps: session,
+                        wakes: 1,
+                        asleep_us: 2,
+                        alive_us: 3,
+                        tasks: 4,
+                        queues: u64::MAX,
+                    }),
+                }],
                 quota: QuotaStatus { queues, bytes: quota, mappings },
                 pending,
             }

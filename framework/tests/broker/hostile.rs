@@ -250,7 +250,7 @@ fn requests_about_what_is_not_theirs() {
         let claim = |entries, submission, completion| Request::Claim {
             entries,
             at_least: Tier::Cooperative,
-            submission,
+            submission: Some(submission),
             completion,
         };
         let memfd = Memfd::create("t", 8192, HugePages::No).unwrap();
@@ -266,6 +266,13 @@ fn requests_about_what_is_not_theirs() {
             claim(0, good, good),
             claim(1, good, good),
             claim(u32::MAX, good, good),
+            // A portal, which this device has not.
+            Request::Claim {
+                entries: 16,
+                at_least: Tier::Cooperative,
+                submission: None,
+                completion: good,
+            },
             Request::ReleaseQueue { queue: 1 },
             Request::ReleaseQueue { queue: 999 },
             Request::TimedOut { queue: 1, tag: Some(1), last: true },

@@ -1,82 +1,13 @@
 //! Clients against brokers that are none: of another version, silent, or talking nonsense.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::thread::JoinHandle;
-use std::time::Duration;
-
-use doorbell::Tier;
-use doorbell::client::{Client, ClientError, QueueSpec};
-use doorbell::dma::{HugePages, Memfd};
+use doorbell::client::{ClientError, QueueSpec};
+use doorbell::driver::ShadowWords;
 use doorbell::queues::EndReason;
-use doorbell::wait::Eventfd;
 use doorbell::wire::codec::{encode_event, encode_refused, encode_reply};
-use doorbell::wire::socket::{pair, receive, send};
-use doorbell::wire::{
-    DeviceInfo, EndCause, Event, Grant, Message, Packet, Received, Reply, Request, VERSION,
-};
-use rustix::event::{PollFd, PollFlags, poll};
+use doorbell::wire::{EndCause, Event, Grant, Packet, Reply, Request, ShadowLayout, VERSION};
 
+use crate::fake::{Fds, connect, event, fake, grant, granting, memory, plain, welcome};
 use crate::support::{Command, Loop, claim, run_to_end};
-
-/// What the fake answers to one request; `None` closes the connection.
-type Answers = Box<dyn FnMut(u32, Request) -> Option<Vec<Packet>> + Send>;
-
-struct Fake(Option<JoinHandle<()>>);
-
-impl Drop for Fake {
-    fn drop(&mut self) {
-        if let Some(thread) = self.0.take() {
-            thread.join().unwrap();
-        }
-    }
-}
-
-fn fake(mut answers: Answers) -> (OwnedFd, Fake) {
-    let (ours, theirs) = pair().unwrap();
-    let thread = std::thread::spawn(move || {
-        loop {
-            poll(&mut [PollFd::new(&theirs, PollFlags::IN)], None).unwrap();
-            match receive(theirs.as_fd(), &mut Vec::new()).unwrap() {
-                Received::Packet { message: Ok(Message::Request(id, request)), .. } => {
-                    let Some(packets) = answers(id, request) else { return };
-                    for packet in packets {
-                        assert!(send(theirs.as_fd(), &packet).unwrap());
-                    }
-                }
-                Received::Closed => return,
-                other => panic!("{other:?}"),
-            }
-        }
-    });
-    (ours, Fake(Some(thread)))
-}
-
-fn plain(id: u32, reply: &Reply) -> Option<Vec<Packet>> {
-    Some(vec![encode_reply(id, reply).unwrap().into()])
-}
-
-fn welcome() -> Reply {
-    let device = DeviceInfo {
-        name: "fake".to_owned(),
-        driver: "fake".to_owned(),
-        vendor: 0,
-        device: 0,
-        class: 0,
-        numa_node: None,
-        bus: "fake".to_owned(),
-        about_bus: String::new(),
-        queues: 1,
-        max_entries: 64,
-        submission_entry: 32,
-        completion_entry: 16,
-    };
-    Reply::Welcome { session: 1, max_pending: 4, device }
-}
-
-async fn connect(socket: OwnedFd) -> Result<Client, ClientError> {
-    let builder = Client::builder().arena_bytes(64 << 10).deadline(Duration::from_millis(200));
-    builder.from_fd(socket, "the fake").await
-}
 
 #[test]
 fn a_broker_of_another_version() {
@@ -136,42 +67,6 @@ fn a_broker_that_hangs_up_or_talks_nonsense() {
     assert!(error.to_string().ends_with("'done'"), "{error}");
 }
 
-fn grant(signals: bool) -> Grant {
-    Grant {
-        queue: 1,
-        tier: Tier::Cooperative,
-        entries: 8,
-        slice_offset: 0,
-        slice_len: 4096,
-        submission_doorbell: 8,
-        completion_doorbell: 12,
-        signals: signals.then_some(doorbell::wire::SignalLayout { len: 4096, asleep: 0, armed: 4 }),
-    }
-}
-
-fn memory() -> OwnedFd {
-    Memfd::create("fake", 4096, HugePages::No).unwrap().into_fd()
-}
-
-type Fds = fn() -> Vec<OwnedFd>;
-
-/// A fake that is all right but for the grant that it gives.
-fn granting(grant: Grant, fds: Fds) -> (OwnedFd, Fake) {
-    fake(Box::new(move |id, request| match request {
-        Request::Hello { .. } => plain(id, &welcome()),
-        Request::DonateArena { .. } => plain(id, &Reply::ArenaMapped { arena: 0, iova: 1 << 32 }),
-        Request::Claim { .. } => {
-            let bytes = encode_reply(id, &Reply::Granted(grant.clone())).unwrap();
-            Some(vec![Packet { bytes, fds: fds() }])
-        }
-        _ => plain(id, &Reply::Done),
-    }))
-}
-
-fn event() -> OwnedFd {
-    Eventfd::new().unwrap().as_fd().try_clone_to_owned().unwrap()
-}
-
 #[test]
 fn grants_that_cannot_be() {
     let two = || vec![memory(), event()];
@@ -181,7 +76,18 @@ fn grants_that_cannot_be() {
         signals: Some(doorbell::wire::SignalLayout { len: 4096, asleep, armed }),
         ..grant(true)
     };
-    let cases: [(&str, Grant, Fds); 8] = [
+    let three = || vec![memory(), event(), memory()];
+    let unsealed = || {
+        let file = rustix::fs::memfd_create("fake", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, 4096).unwrap();
+        vec![memory(), event(), file]
+    };
+    let shadow = |len, [a, b, c, d]: [u64; 4]| {
+        let pair = |value, event| ShadowWords { value, event };
+        let layout = ShadowLayout { len, submission: pair(a, b), completion: pair(c, d) };
+        Grant { shadow: Some(layout), ..grant(false) }
+    };
+    let cases: [(&str, Grant, Fds); 16] = [
         ("another size", Grant { entries: 16, ..good.clone() }, two),
         ("doorbell", Grant { submission_doorbell: 4096, ..good.clone() }, two),
         ("doorbell", Grant { completion_doorbell: u64::MAX, ..good.clone() }, two),
@@ -190,6 +96,14 @@ fn grants_that_cannot_be() {
         ("", Grant { slice_len: 0, ..good.clone() }, two),
         ("signal words", layout(4096, 0), four),
         ("signal words", layout(0, 4095), four),
+        ("shadow doorbell", shadow(4096, [4096, 0, 4, 8]), three),
+        ("shadow doorbell", shadow(4096, [0, 4093, 4, 8]), three),
+        ("shadow doorbell", shadow(4096, [0, 4, 6, 8]), three),
+        ("shadow doorbell", shadow(4096, [0, 4, 8, u64::MAX - 3]), three),
+        ("shadow doorbells have 4096 bytes", shadow(8192, [0, 4, 8, 12]), three),
+        ("shadow doorbells have 4096 bytes", shadow(0, [0, 4, 8, 12]), three),
+        ("F_SEAL", shadow(4096, [0, 4, 8, 12]), unsealed),
+        ("descriptor", shadow(4096, [0, 4, 8, 12]), four),
     ];
     for (part, grant, fds) in cases {
         let (socket, _fake) = granting(grant, fds);

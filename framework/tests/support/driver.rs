@@ -85,6 +85,7 @@ impl Driver for LoopDriver {
 
     fn plan(&self) -> Plan {
         Plan {
+            portal: false,
             queues: self.queues,
             max_entries: MAX_ENTRIES,
             submission_entry: size_of::<Entry>() as u32,
@@ -105,7 +106,13 @@ impl Driver for LoopDriver {
         self.write(0x20, 1)?;
         let submission_doorbell = 0x1000 + u64::from(id) * self.stride;
         let completion_doorbell = submission_doorbell + 4;
-        Ok(QueueGrant { region: 0, submission_doorbell, completion_doorbell, vector: id })
+        Ok(QueueGrant {
+            region: 0,
+            submission_doorbell,
+            completion_doorbell,
+            vector: id,
+            shadow: None,
+        })
     }
 
     async fn quiesce_queue(

@@ -6,4 +6,5 @@ mod hostile;
 mod peer;
 mod relay;
 mod server;
+mod troubled;
 mod works;

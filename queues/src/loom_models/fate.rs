@@ -43,31 +43,6 @@ fn the_end_shows_what_was_done_before_it() {
     });
 }
 
-/// A doorbell is lost in a signal handler while another thread brings the broker's reason: the broker's
-/// stays, whichever comes first, and with it what was done before it.
-#[test]
-fn the_brokers_reason_replaces_a_lost_doorbell() {
-    loom::model(|| {
-        let shared = Arc::new((Fate::new(), AtomicU32::new(0)));
-        let broker = {
-            let shared = shared.clone();
-            thread::spawn(move || {
-                shared.1.store(1, Ordering::Relaxed);
-                shared.0.end(EndReason::Revoked, true);
-            })
-        };
-        shared.0.end(EndReason::DoorbellLost, false);
-        match shared.0.ended() {
-            Some(EndReason::DoorbellLost) => {}
-            Some(EndReason::Revoked) => assert_eq!(shared.1.load(Ordering::Relaxed), 1),
-            other => panic!("{other:?}"),
-        }
-        broker.join().unwrap();
-        assert_eq!(shared.0.ended(), Some(EndReason::Revoked));
-        assert!(shared.0.quiesced());
-    });
-}
-
 /// The model bites: a flag that does not release shows the end before the work.
 #[test]
 #[should_panic(expected = "the work")]

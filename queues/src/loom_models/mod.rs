@@ -2,6 +2,8 @@
 //! model. They run the crate's own code on loom's atomics:
 //!
 //! * [`wake`]: the Dekker protocols of `doorbell` (asleep, kick) and `wait` (arm, signal);
+//! * [`shadow`]: shadow doorbells and EventIdx, alone and together with asleep and kick;
+//! * [`wakes`]: what wakes a thread that polls for many queues, and its sleep;
 //! * [`rings`]: publication of an entry by its doorbell, and of a completion by its phase;
 //! * [`fate`]: the end of a queue, from two threads.
 //!
@@ -19,7 +21,9 @@ use crate::mem::Word;
 
 mod fate;
 mod rings;
+mod shadow;
 mod wake;
+mod wakes;
 
 /// A shared word. `Arc` so that threads can have it.
 #[derive(Clone)]

@@ -11,7 +11,7 @@ use loom::thread;
 
 use super::LoomWord;
 use crate::doorbell::publish;
-use crate::mem::{CellArray, CellWords, Word};
+use crate::mem::{CellArray, CellWords, EntryStores, IndexCursor, Word};
 use crate::protocol::{QueueProtocol, Tag};
 use crate::ring::{CompletionRing, SubmissionRing};
 
@@ -45,12 +45,16 @@ impl<T> CellArray for LoomCells<T> {
         = &'a [AtomicU64; 2]
     where
         T: 'a;
+    type Cursor = IndexCursor<Self>;
 
     fn count(&self) -> usize {
         self.0.len()
     }
     fn words(&self, index: usize) -> &[AtomicU64; 2] {
         &self.0[index]
+    }
+    fn into_cursor(self) -> IndexCursor<Self> {
+        IndexCursor::new(self)
     }
 }
 
@@ -104,7 +108,7 @@ fn completion(n: u64, count: u64) -> Pair {
 fn entries(pushes: u64, racing: u64, ring: fn(&LoomWord, u32)) {
     loom::model(move || {
         let (cells, register) = (LoomCells::<Pair>::new(3), LoomWord::new());
-        let host = SubmissionRing::<Pair, _>::new(cells.clone());
+        let host = SubmissionRing::<Pair, _>::new(cells.clone(), EntryStores::Plain);
         let push = move |host: &SubmissionRing<Pair, _>, register: &LoomWord, n| {
             host.push(&entry(n));
             ring(register, host.take_tail());
@@ -160,7 +164,7 @@ fn completions(posts: u64, post: fn(&LoomCells<Pair>, usize, &Pair)) {
         let last = posts - 1;
         for n in 0..last {
             publish_cell(&cells, (n % 2) as usize, &completion(n, 2));
-            assert_eq!(host.pop(), Ok(Some(completion(n, 2))));
+            assert_eq!(host.pop(), Some(completion(n, 2)));
         }
         let device = thread::spawn(move || {
             post(&cells, (last % 2) as usize, &completion(last, 2));
@@ -168,7 +172,7 @@ fn completions(posts: u64, post: fn(&LoomCells<Pair>, usize, &Pair)) {
         let taken = Cell::new(false);
         let look = || {
             assert_eq!(host.check_order(), Ok(()), "a device in order is never taken for another");
-            if let Some(seen) = host.pop().unwrap() {
+            if let Some(seen) = host.pop() {
                 assert!(!taken.replace(true), "taken once");
                 assert_eq!(seen, completion(last, 2), "a whole completion, the new one");
             }
@@ -214,7 +218,7 @@ fn two_completions_in_order_are_not_out_of_order() {
             publish_cell(&cells, 1, &completion(1, 3));
         });
         assert_eq!(host.check_order(), Ok(()));
-        let first = host.pop().unwrap();
+        let first = host.pop();
         assert_eq!(host.check_order(), Ok(()));
         if first.is_some() {
             assert_eq!(first, Some(completion(0, 3)));

@@ -19,13 +19,19 @@ use bytemuck::Pod;
 
 mod cells;
 mod copy;
+mod stores;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
 mod word;
 
 pub use cells::Cells;
-pub(crate) use cells::{CellArray, CellWords};
+#[cfg(loom)]
+#[cfg(test)]
+pub(crate) use cells::IndexCursor;
+pub(crate) use cells::{CellArray, CellCursor, CellHere, CellWords};
+pub use stores::EntryStores;
+pub(crate) use stores::store_fence;
 pub use word::{Word, Word32};
 
 /// A range that does not lie inside the memory it was asked of, or is not aligned for its type.

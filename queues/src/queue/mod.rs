@@ -28,8 +28,8 @@ use crate::in_flight::InFlight;
 use crate::mem::SharedMem;
 use crate::protocol::{QueueName, QueueProtocol, Tag};
 use crate::ring::{CompletionRing, SubmissionRing};
-use crate::slots::{Settled, SlotTable};
-use crate::wait::{Interrupt, SpinBudget};
+use crate::slots::{Reserved, SlotTable};
+use crate::wait::{Interrupt, Patience};
 use crate::waiters::SlotWaiters;
 
 mod parts;
@@ -41,13 +41,6 @@ mod waiting;
 pub use parts::{Completed, QueueParts};
 pub(crate) use waiting::ROUNDS;
 pub use waiting::SlotFree;
-
-/// One completion, as the slots settled it.
-struct Reaped<P: QueueProtocol, B> {
-    tag: Tag,
-    outcome: P::Outcome,
-    settled: Settled<B>,
-}
 
 /// A queue pair. See the module's documentation.
 ///
@@ -72,7 +65,7 @@ pub struct Queue<P: QueueProtocol, B> {
     slots: SlotTable<P::Outcome, B>,
     completion: CompletionRing<P>,
     submission: SubmissionRing<P::Entry>,
-    spin: Cell<SpinBudget>,
+    patience: Patience,
     submission_doorbell: Doorbell,
     completion_doorbell: Doorbell,
     interrupt: Box<dyn Interrupt>,
@@ -95,14 +88,14 @@ impl<P: QueueProtocol, B> fmt::Debug for Queue<P, B> {
 }
 
 /// Gives a reserved slot back if the entry's builder panics.
-struct Reserved<'q, P: QueueProtocol, B> {
+struct Building<'q, P: QueueProtocol, B> {
     queue: &'q Queue<P, B>,
-    slot: u16,
+    reserved: Reserved<'q, P::Outcome, B>,
 }
 
-impl<P: QueueProtocol, B> Drop for Reserved<'_, P, B> {
+impl<P: QueueProtocol, B> Drop for Building<'_, P, B> {
     fn drop(&mut self) {
-        self.queue.slots.cancel(self.slot);
+        self.queue.slots.cancel(&self.reserved);
         self.queue.slot_freed();
     }
 }
@@ -118,8 +111,8 @@ impl<P: QueueProtocol, B> Queue<P, B> {
             fate: parts.fate,
             slots: SlotTable::new(parts.slots),
             completion: CompletionRing::new(completion),
-            submission: SubmissionRing::new(submission),
-            spin: Cell::new(parts.spin),
+            submission: SubmissionRing::new(submission, parts.entry_stores),
+            patience: Patience::new(parts.spin),
             submission_doorbell: parts.submission_doorbell,
             completion_doorbell: parts.completion_doorbell,
             interrupt: parts.interrupt,
@@ -196,15 +189,16 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         if !self.fate.is_alive() {
             return Err(self.rejected(buffer));
         }
-        let Some((slot, tag)) = self.slots.reserve() else {
+        let Some(reserved) = self.slots.reserve() else {
             return Err(self.rejected(buffer));
         };
-        let guard = Reserved { queue: self, slot };
-        let mut entry = build(slot, &mut buffer);
+        let building = Building { queue: self, reserved };
+        let tag = building.reserved.tag;
+        let mut entry = build(building.reserved.index, &mut buffer);
         P::stamp(&mut entry, tag);
-        core::mem::forget(guard);
         self.submission.push(&entry);
-        self.slots.commit(slot, buffer, direct);
+        self.slots.commit(&building.reserved, buffer, direct);
+        core::mem::forget(building);
         Ok(tag)
     }
 
@@ -240,6 +234,7 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         // The head first: the entries it frees are those the new commands will fill. Both stores
         // before any kick, whose code might flush again.
         let kick_head = full && self.completion_doorbell.store(self.completion.take_head());
+        self.submission.settle_stores();
         let kick_tail = self.submission_doorbell.store(self.submission.take_tail());
         if kick_head || kick_tail {
             self.kick(kick_head, kick_tail);
@@ -282,19 +277,6 @@ impl<P: QueueProtocol, B> Queue<P, B> {
     #[inline]
     pub fn poll(&self, budget: usize) -> Result<usize, QueueError> {
         self.look(budget, None, None::<fn(_)>)
-    }
-
-    /// Takes one completion and settles its slot. `defer` keeps it for the next `reap` if it is for
-    /// the callback of one.
-    #[inline(always)]
-    fn next(&self, defer: bool) -> Result<Option<Reaped<P, B>>, Violation> {
-        let Some(completion) = self.completion.pop()? else { return Ok(None) };
-        if let Some(head) = P::submission_head(&completion) {
-            self.submission.report_head(head)?;
-        }
-        let (tag, outcome) = (P::tag(&completion), P::outcome(&completion));
-        let settled = self.slots.complete(tag, outcome, defer)?;
-        Ok(Some(Reaped { tag, outcome, settled }))
     }
 
     #[cold]

@@ -7,7 +7,7 @@ use core::fmt;
 use crate::doorbell::Doorbell;
 use crate::error::BadGeometry;
 use crate::fate::Fate;
-use crate::mem::{Cells, SharedMem};
+use crate::mem::{Cells, EntryStores, SharedMem};
 use crate::protocol::{QueueName, QueueProtocol, Tag};
 use crate::slots::MAX_SLOTS;
 use crate::wait::{Interrupt, SpinBudget};
@@ -24,6 +24,8 @@ pub struct QueueParts {
     pub submission: SharedMem,
     /// Entries of the submission ring, 2 to 65,536.
     pub submission_entries: u32,
+    /// How entries are stored: what the bus says.
+    pub entry_stores: EntryStores,
     /// Memory of the completion ring, zeroed; entry 0 at offset 0.
     pub completion: SharedMem,
     /// Entries of the completion ring, 2 to 65,536.

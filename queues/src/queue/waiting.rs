@@ -5,11 +5,11 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 
-use super::{Completed, Queue, Reaped};
+use super::{Completed, Queue};
 use crate::error::QueueError;
 use crate::fate::EndReason;
 use crate::protocol::{QueueProtocol, Tag};
-use crate::slots::{Settled, WakerWanted};
+use crate::slots::{Settled, SettledOther, WakerWanted};
 use crate::wait::{NextCompletion, Parked, SpinBudget};
 use crate::waiters::SlotWaiters;
 
@@ -85,37 +85,61 @@ impl<P: QueueProtocol, B> Queue<P, B> {
     ) -> Result<usize, QueueError> {
         let mut reaped = 0;
         while reaped < budget {
-            let Reaped { tag, outcome, settled } = match self.next(direct.is_none()) {
-                Ok(Some(next)) => next,
-                Ok(None) => break,
-                Err(violation) => return Err(self.violated(violation)),
+            let Some(completion) = self.completion.pop() else {
+                self.completion.missed().map_err(|violation| self.violated(violation))?;
+                break;
             };
+            if let Some(head) = P::submission_head(&completion)
+                && !self.submission.report_head(head)
+            {
+                return Err(self.violated(self.submission.impossible_head(head)));
+            }
+            let (tag, outcome) = (P::tag(&completion), P::outcome(&completion));
             reaped += 1;
             // Code of others (wakers, buffers' drop, the callback) runs after the queue's own work,
             // so that it finds the queue whole, and loses nothing if it panics.
-            match settled {
-                Settled::Kept(None) => {}
-                Settled::Kept(Some(waker)) => {
-                    if own != Some(tag) {
-                        waker.wake();
-                    }
-                }
+            match self.slots.complete(tag, outcome, direct.is_none()) {
+                Settled::Kept => {}
                 Settled::Direct(buffer) => {
                     self.slot_freed();
                     if let Some(direct) = &mut direct {
                         direct(Completed { tag, outcome, buffer });
                     }
                 }
-                Settled::Orphan(buffer) => {
-                    self.slot_freed();
-                    drop(buffer);
-                }
+                Settled::Other => self.complete_other(tag, outcome, own)?,
             }
         }
         if reaped == 0 && budget > 0 && !self.fate.is_alive() {
             return self.ended().map_or(Ok(0), Err);
         }
         Ok(reaped)
+    }
+
+    /// A completion whose task has parked, or that nobody waits for, or that the device should not
+    /// have posted.
+    #[cold]
+    fn complete_other(
+        &self,
+        tag: Tag,
+        outcome: P::Outcome,
+        own: Option<Tag>,
+    ) -> Result<(), QueueError> {
+        match self.slots.complete_other(tag, outcome) {
+            Ok(SettledOther::Kept(waker)) => {
+                if let Some(waker) = waker
+                    && own != Some(tag)
+                {
+                    waker.wake();
+                }
+                Ok(())
+            }
+            Ok(SettledOther::Orphan(buffer)) => {
+                self.slot_freed();
+                drop(buffer);
+                Ok(())
+            }
+            Err(violation) => Err(self.violated(violation)),
+        }
     }
 
     /// As [`look`](Self::look), around parking.
@@ -129,7 +153,7 @@ impl<P: QueueProtocol, B> Queue<P, B> {
     /// [`park`](Self::park), which follows a spin in vain.
     #[inline]
     pub(crate) fn spin(&self, own: Option<Tag>) -> Result<bool, QueueError> {
-        let mut spin = self.spin.get();
+        let mut spin = self.patience.spin.get();
         let budget = spin.begin();
         let mut looks = 0;
         let found = loop {
@@ -150,8 +174,31 @@ impl<P: QueueProtocol, B> Queue<P, B> {
             }
             looks += 1;
         };
-        self.spin.set(spin);
+        self.patience.spin.set(spin);
         Ok(found)
+    }
+
+    /// Before a wait: Pending if the thread owes a turn to what else it serves. The task is then
+    /// woken when that is over, whatever its command does.
+    #[inline]
+    pub(crate) fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.patience.count_wait() { self.ask_for_turn(cx) } else { Poll::Ready(()) }
+    }
+
+    #[cold]
+    fn ask_for_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = self.interrupt.poll_turn(cx);
+        if polled.is_ready() {
+            self.patience.turn_taken();
+        }
+        polled
+    }
+
+    /// Completions came, but for others: lets those run. The interrupt need not be asked for while
+    /// completions come, so the task goes back to the end of the executor's line.
+    pub(crate) fn let_others_run(&self, cx: &Context<'_>) {
+        self.patience.count_yield();
+        cx.waker().wake_by_ref();
     }
 
     /// Arms the interrupt, looks once more, and registers the task. Ready means: look again.
@@ -160,6 +207,7 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         cx: &mut Context<'_>,
         parked: &mut Parked,
     ) -> Poll<Result<(), QueueError>> {
+        self.patience.count_yield();
         self.acknowledge();
         self.interrupt.arm(&self.next_completion());
         if self.look_parked(parked.tag)? > 0 {
@@ -279,6 +327,9 @@ impl<P: QueueProtocol, B> Queue<P, B> {
             }
             if !spun {
                 spun = true;
+                if self.poll_turn(cx).is_pending() {
+                    return Poll::Pending;
+                }
                 if self.spin(None)? {
                     continue;
                 }
@@ -297,8 +348,7 @@ impl<P: QueueProtocol, B> Queue<P, B> {
                 }
             }
         }
-        // Completions came for others, but no slot: let those others run.
-        cx.waker().wake_by_ref();
+        self.let_others_run(cx);
         Poll::Pending
     }
 

@@ -44,6 +44,11 @@ impl Device {
         self.tail_bell = tail_bell;
     }
 
+    /// Takes another word for its head doorbell.
+    pub(crate) fn acknowledged_at(&mut self, head_bell: Word32) {
+        self.head_bell = head_bell;
+    }
+
     /// Fetches every entry that the doorbell covers; returns how many.
     pub(crate) fn fetch(&mut self) -> usize {
         let tail = self.tail_bell.load(Ordering::Acquire) as usize;

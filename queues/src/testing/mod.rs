@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use crate::wait::{Interrupt, NextCompletion, Parked, SpinBudget, WaitError};
-use crate::{Doorbell, Fate, Queue, QueueName, QueueParts, SharedMem};
+use crate::{Doorbell, EntryStores, Fate, Queue, QueueName, QueueParts, SharedMem};
 
 mod device;
 mod protocol;
@@ -145,6 +145,7 @@ pub(crate) fn parts(submission: u32, completion: u32, slots: u16) -> (QueueParts
         name: name(),
         submission: sq,
         submission_entries: submission,
+        entry_stores: EntryStores::Plain,
         completion: cq,
         completion_entries: completion,
         slots,

@@ -69,7 +69,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "revoked",
         what: "a revoked client gets a typed error, its neighbour does not notice",
-        run: |rig| common::revoked(rig, &busy(0), &busy(1)),
+        run: |rig| common::revoked(rig, &busy(0), &busy(1), &["revoked"]),
     },
     Check {
         name: "reset",

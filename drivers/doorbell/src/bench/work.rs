@@ -1,4 +1,4 @@
-//! A namespace as a load: which commands a closed loop sends, by callbacks or by futures.
+//! A namespace as a load: which commands are sent, by callbacks or by futures.
 
 use std::cell::RefCell;
 
@@ -7,6 +7,7 @@ use doorbell::dma::DmaBox;
 use doorbell_bench::load::Work;
 use doorbell_bench::page::Page;
 use doorbell_nvme::{Lba, Namespace, Nvme};
+use serde::{Deserialize, Serialize};
 
 use crate::demo::dice::Dice;
 
@@ -19,7 +20,7 @@ pub(crate) enum Operation {
 }
 
 /// Which commands are sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Mix {
     /// Reads and writes of one size; so many percent read.
     ReadWrite { read_percent: u8 },
@@ -28,7 +29,7 @@ pub(crate) enum Mix {
 }
 
 /// A load.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Load {
     pub(crate) mix: Mix,
     /// Bytes of each read or write.
@@ -43,6 +44,11 @@ impl Load {
     /// Bytes that each operation moves.
     pub(crate) fn bytes_each(&self) -> u64 {
         if self.mix == Mix::Flush { 0 } else { self.block as u64 }
+    }
+
+    /// Memory that one operation's buffer takes: whole pages.
+    pub(crate) fn buffer(&self) -> usize {
+        self.block.checked_next_multiple_of(4096).unwrap_or(usize::MAX)
     }
 
     /// Checks the load against a namespace.
@@ -86,10 +92,11 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    pub(crate) fn new(load: Load, ns: &Namespace<'_>) -> Self {
+    /// The same seed makes the same choices.
+    pub(crate) fn new(load: Load, ns: &Namespace<'_>, seed: u64) -> Self {
         let blocks_each = (load.block / ns.block_size()).max(1) as u64;
         let places = (load.span.min(ns.len_bytes()) / load.block.max(1) as u64).max(1);
-        Self { load, blocks_each, places, next: 0, dice: Dice::new(0x0d00_4be1) }
+        Self { load, blocks_each, places, next: 0, dice: Dice::new(0x0d00_4be1 ^ seed) }
     }
 
     /// The next command.
@@ -113,7 +120,7 @@ impl Choice {
     }
 }
 
-/// A closed loop's work by `post` and `reap`.
+/// A loop's work by `post` and `reap`.
 pub(crate) struct Posting<'n> {
     nvme: &'n Nvme,
     ns: Namespace<'n>,
@@ -130,11 +137,17 @@ impl<'n> Posting<'n> {
     ///
     /// # Errors
     /// If there is not enough DMA memory.
-    pub(crate) fn new(nvme: &'n Nvme, ns: Namespace<'n>, load: Load, depth: usize) -> Result<Self> {
+    pub(crate) fn new(
+        nvme: &'n Nvme,
+        ns: Namespace<'n>,
+        load: Load,
+        depth: usize,
+        seed: u64,
+    ) -> Result<Self> {
         Ok(Self {
             nvme,
             ns,
-            choice: Choice::new(load, &ns),
+            choice: Choice::new(load, &ns, seed),
             buffers: buffers(nvme, load, depth)?.into_iter().map(Some).collect(),
             tags: vec![(0, Operation::Flush); 1 << 16],
             page: Page::new(),

@@ -74,7 +74,7 @@ fn figure(
     depth: usize,
     time: Duration,
 ) -> Result<Series> {
-    let mut work = Posting::new(nvme, ns, load, depth)?;
+    let mut work = Posting::new(nvme, ns, load, depth, 0)?;
     run_load(&mut work, depth, Stop::After(time / 10))?;
     run_load(&mut work, depth, Stop::After(time))
 }

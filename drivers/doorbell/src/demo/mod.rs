@@ -21,7 +21,7 @@ mod narrate;
 mod programs;
 pub(crate) mod role;
 mod summary;
-mod supervise;
+pub(crate) mod supervise;
 mod verify;
 mod victim;
 

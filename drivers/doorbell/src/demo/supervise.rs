@@ -76,6 +76,17 @@ impl Supervised {
         self.lines.try_recv().ok()
     }
 
+    /// Says a line to it, and gives it until then for its answer.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub(crate) fn tell(&mut self, line: &str, until: Instant) -> Result<()> {
+        self.until = until;
+        let stdin = self.stdin.as_mut().context("its standard input is closed")?;
+        let said = stdin.write_all(line.as_bytes()).and_then(|()| stdin.write_all(b"\n"));
+        said.and_then(|()| stdin.flush()).with_context(|| format!("telling {}", self.name))
+    }
+
     /// Closes its standard input: it may end now.
     pub(crate) fn tell_to_end(&mut self) {
         if let Some(mut stdin) = self.stdin.take() {

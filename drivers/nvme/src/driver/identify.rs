@@ -73,6 +73,7 @@ pub(super) async fn controller(
     let events = Events {
         requests: usize::from(id.aerl) + 1,
         namespace: id.oaes & 1 << 8 != 0,
+        shadows: id.oacs & oacs::DOORBELL_BUFFER != 0,
         shutdown: (micros != 0).then(|| Duration::from_micros(micros)),
     };
     let nvm = nvm_limits(admin).await;
@@ -122,6 +123,7 @@ fn summary(
         max_ranges: if dmrl == 0 { DSM_RANGES_MAX as u16 } else { dmrl.into() },
         max_range_blocks: nvm.map(|nvm| nvm.dmrsl).filter(|most| *most != 0),
         doorbell_stride: 4 << cap.dstrd(),
+        shadow_doorbells: false,
         commands: OptionalCommands {
             compare: id.oncs & oncs::COMPARE != 0,
             write_zeroes: id.oncs & oncs::WRITE_ZEROES != 0,
@@ -141,6 +143,8 @@ pub(super) struct Events {
     pub(super) requests: usize,
     /// Namespace attribute notices are supported (OAES bit 8).
     pub(super) namespace: bool,
+    /// Shadow doorbells are offered (OACS bit 8).
+    pub(super) shadows: bool,
     /// How long a shutdown may take (RTD3E), if the controller says.
     pub(super) shutdown: Option<Duration>,
 }

@@ -7,6 +7,7 @@
 //! | `admin_queue` | admin commands, with a time limit that escalates to an Abort |
 //! | `identify` | what the controller and its namespaces are |
 //! | `queues` | I/O queue pairs: create, delete, undo |
+//! | `shadow` | shadow doorbells, on controllers that offer them |
 //! | `functions` | virtual functions: what each gets, online and offline |
 //! | `events` | asynchronous events |
 //! | `logs` | log pages |
@@ -43,6 +44,7 @@ mod logs;
 mod ops;
 mod queues;
 mod regs;
+mod shadow;
 mod state;
 
 use state::Shared;
@@ -74,6 +76,7 @@ impl Driver for NvmeDriver {
 
     fn plan(&self) -> Plan {
         Plan {
+            portal: false,
             queues: self.shared.controller().map_or(0, |controller| controller.queues),
             max_entries: self.shared.limits().cap.max_entries(),
             submission_entry: size_of::<Sqe>() as u32,
@@ -182,13 +185,14 @@ impl NvmeDriver {
         let shared = &self.shared;
         // A vector of its own for each pair, so that nobody is woken for another's completions.
         let new = queues::NewPair { id, entries, memory, vector: id };
-        shared.create_queue(new).await?;
+        let shadow = shared.create_queue(new).await?;
         let cap = shared.limits().cap;
         Ok(QueueGrant {
             region: 0,
             submission_doorbell: cap.sq_doorbell(id),
             completion_doorbell: cap.cq_doorbell(id),
             vector: id,
+            shadow,
         })
     }
 }

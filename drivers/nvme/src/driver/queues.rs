@@ -45,6 +45,11 @@ impl IoQueues {
         self.pairs.borrow().is_empty()
     }
 
+    /// True if the pair exists, or half of it.
+    pub(super) fn has(&self, id: u16) -> bool {
+        self.pairs.borrow().contains_key(&id)
+    }
+
     /// After a reset: none exists any more.
     pub(super) fn clear(&self) {
         self.pairs.borrow_mut().clear();
@@ -70,7 +75,7 @@ impl IoQueues {
         new: NewPair,
         limit: Duration,
     ) -> Result<(), AdminError> {
-        if self.pairs.borrow().contains_key(&new.id) {
+        if self.has(new.id) {
             return Err(AdminError::Defect("this I/O queue pair exists already"));
         }
         // Recorded before the commands: a queue whose creation has no known outcome must be deleted.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use doorbell::bus::Device;
 use doorbell::deadline::Deadline;
-use doorbell::driver::{DriverError, rt};
+use doorbell::driver::{DriverError, QueueShadow, rt};
 use doorbell_queues::EndReason;
 
 use super::admin_queue::{AdminQueue, ENTRIES, Rings};
@@ -17,6 +17,7 @@ use super::error::{AdminError, broken};
 use super::functions::{self, Functions};
 use super::queues::{IoQueues, NewPair};
 use super::regs::Registers;
+use super::shadow::Shadows;
 use super::{ADMIN_LIMIT, events, identify};
 use crate::admin::{ControllerInfo, NamespaceInfo};
 use crate::spec::feature::{Features10, NumberOfQueues};
@@ -38,6 +39,8 @@ struct Up {
     admin: Rc<AdminQueue>,
     controller: ControllerInfo,
     shutdown: Duration,
+    /// In use since the last reset.
+    shadows: Option<Shadows>,
     _events: Vec<rt::Task>,
 }
 
@@ -45,11 +48,13 @@ struct Up {
 /// an await.
 #[derive(Debug)]
 pub(super) struct Shared {
-    device: Device,
+    pub(super) device: Device,
     name: Arc<str>,
     pub(super) regs: Registers,
     limits: Limits,
     up: RefCell<Option<Up>>,
+    /// Pages for shadow doorbells, once a controller has offered them.
+    pub(super) shadows: RefCell<Option<Shadows>>,
     namespaces: RefCell<BTreeMap<u32, NamespaceInfo>>,
     pub(super) queues: IoQueues,
     pub(super) functions: Functions,
@@ -95,6 +100,7 @@ impl Shared {
             regs,
             limits,
             up: RefCell::new(None),
+            shadows: RefCell::new(None),
             namespaces: RefCell::new(BTreeMap::new()),
             queues: IoQueues::default(),
             functions: Functions::default(),
@@ -181,7 +187,10 @@ impl Shared {
     }
 
     /// Creates an I/O queue pair.
-    pub(super) async fn create_queue(self: &Rc<Self>, new: NewPair) -> Result<(), DriverError> {
+    pub(super) async fn create_queue(
+        self: &Rc<Self>,
+        new: NewPair,
+    ) -> Result<Option<QueueShadow>, DriverError> {
         let step = "creating an I/O queue pair";
         self.unstick().await?;
         if self.formatting.get() {
@@ -192,8 +201,12 @@ impl Shared {
             ));
         }
         let admin = self.admin()?;
+        let shadows = self.up.borrow().as_ref().and_then(|up| up.shadows.clone());
+        let shadows = shadows.filter(|_| !self.queues.has(new.id));
+        let shadow = shadows.map(|shadows| shadows.prepare(&self.name, new.id)).transpose()?;
         let made = self.queues.create(&admin, new, ADMIN_LIMIT).await;
-        made.map_err(|error| self.failed(error, step))
+        made.map_err(|error| self.failed(error, step))?;
+        Ok(shadow)
     }
 
     /// Begins a Format; only one at a time.
@@ -287,17 +300,23 @@ impl Shared {
         let version = self.regs.version()?;
         let (mut controller, events) = identify::controller(admin, name, limits, version).await?;
         controller.queues = self.ask_for_queues(admin).await?;
+        let shadows = match events.shadows {
+            true => self.configure_shadows(admin, controller.queues).await?,
+            false => None,
+        };
+        controller.shadow_doorbells = shadows.is_some();
         *self.namespaces.borrow_mut() = identify::namespaces(admin, name).await?;
         if let Err(error) = events::configure(admin, &events).await {
             tracing::warn!(device = %name, %error, "events cannot be configured");
         }
         tracing::info!(
             device = %name, %version, model = controller.model, serial = controller.serial,
-            queues = controller.queues, namespaces = self.namespaces.borrow().len(), "up"
+            queues = controller.queues, shadow_doorbells = controller.shadow_doorbells,
+            namespaces = self.namespaces.borrow().len(), "up"
         );
         let tasks = events::watch(self, admin, &events);
         let shutdown = events.shutdown.unwrap_or(SHUTDOWN);
-        Ok(Up { admin: Rc::clone(admin), controller, shutdown, _events: tasks })
+        Ok(Up { admin: Rc::clone(admin), controller, shutdown, shadows, _events: tasks })
     }
 
     /// Agrees on the number of I/O queue pairs (base 2.0, 5.27.1.5): no more than there are

@@ -75,6 +75,10 @@ impl SoftDevice for SoftNvme {
         if self.steadily(cx, Self::serve) { Progress::Busy } else { Progress::Idle }
     }
 
+    fn doze(&mut self, cx: &mut SoftCx) {
+        self.steadily(cx, Self::announce_sleep);
+    }
+
     fn idle(&self) -> Idle<'_> {
         let working = self.jobs.ring().filter(|ring| ring.inflight() > 0);
         let full = self.queues.starved.then_some(FULL_QUEUE);
@@ -87,8 +91,8 @@ impl SoftDevice for SoftNvme {
         true
     }
 
-    fn pin(&mut self, _cx: &mut SoftCx) -> bool {
-        self.asserts_pin()
+    fn pin(&mut self, cx: &mut SoftCx) -> bool {
+        self.asserts_pin(cx)
     }
 
     fn repeats_dma(&self) -> bool {

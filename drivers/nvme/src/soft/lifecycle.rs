@@ -113,6 +113,7 @@ impl SoftNvme {
     /// DMA and no interrupt.
     fn stop(&mut self, cx: &mut SoftCx) {
         self.queues.clear();
+        self.shadow = None;
         self.jobs.orphan_all();
         self.deletions.clear();
         self.held.clear();

@@ -6,6 +6,7 @@
 //!
 //! * `registers`, `lifecycle`: the register file, and what a write to it starts.
 //! * `rings`, `queues`: heads, tails, phases; doorbells are believed only as far as they make sense.
+//! * `shadow`: doorbells in the host's memory.
 //! * `serve`: the poll, from doorbell to completion; `trouble`: when something is wrong.
 //! * `admin`, `io`: the commands; `prp` finds their data.
 //! * `jobs`: commands that take longer than a poll, and all file I/O.
@@ -18,7 +19,7 @@
 //! from each, and interrupts once per completion queue that got completions.
 //!
 //! What it does not do: SGLs, metadata and protection information, fused operations, namespace
-//! management, firmware updates, reservations, sanitize, controller memory buffers, shadow doorbells,
+//! management, firmware updates, reservations, sanitize, controller memory buffers,
 //! subsystem reset. PCI configuration space and MSI-X tables belong to whoever puts it on a bus; of
 //! its interrupt pin it knows the level. Write Uncorrectable, Verify and Copy are not offered.
 //!
@@ -44,6 +45,7 @@ mod registers;
 mod rings;
 mod secondary;
 mod serve;
+mod shadow;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -69,6 +71,7 @@ use self::prp::Segments;
 use self::queues::Queues;
 use self::registers::Registers;
 use self::secondary::{Link, Secondary, Usable};
+use self::shadow::Buffers;
 use self::stats::Stats;
 
 pub use self::inject::{InjectKind, Injection};
@@ -97,6 +100,8 @@ pub struct SoftNvme {
     regs: Registers,
     phase: Phase,
     queues: Queues,
+    /// Where the host keeps its shadow doorbells, from the command to the next reset.
+    shadow: Option<Buffers>,
     namespaces: Namespaces,
     jobs: Jobs,
     features: Features,
@@ -149,6 +154,7 @@ impl SoftNvme {
             regs: Registers::new(&config),
             phase: Phase::Off,
             queues: Queues::new(config.queues),
+            shadow: None,
             jobs: Jobs::new(ring, 4096 << config.mdts),
             features: Features::new(config.queues, namespaces.count(), has_cache),
             events: Events::new(),
@@ -235,6 +241,7 @@ fn first_image(config: &Config) -> PathBuf {
 /// | `depth=N` | most entries of an I/O queue; 1024 |
 /// | `dstrd=N` | doorbell stride, CAP.DSTRD; 4 |
 /// | `mdts=N` | most bytes of a transfer, `4096 << N`; 5 |
+/// | `dbbuf=yes` | shadow doorbells (base 5.8) are offered; no |
 /// | `numa=N` | NUMA node whose cores serve the device; none |
 /// | `serial=TEXT` | serial number |
 /// | `readonly=yes` | write protected |

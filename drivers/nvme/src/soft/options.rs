@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::SoftNvme;
 use super::inject::{Injection, parse_injection};
+use super::shadow::most_queues;
 
 /// A namespace to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) dstrd: u8,
     /// Maximum data transfer size, 1 to 8: `4096 << mdts` bytes.
     pub(crate) mdts: u8,
+    /// Shadow doorbells are offered.
+    pub(crate) dbbuf: bool,
     /// NUMA node that the device belongs to, if any.
     pub(crate) numa: Option<u32>,
     /// Serial number, 1 to 20 printable ASCII characters.
@@ -51,7 +54,7 @@ pub enum OptionError {
     /// No such option.
     #[error(
         "option {0}: the software controller has no such option; there are image, ram, null, lba, \
-         queues, vfs, vfqueues, depth, dstrd, mdts, numa, serial, readonly, fault"
+         queues, vfs, vfqueues, depth, dstrd, mdts, dbbuf, numa, serial, readonly, fault"
     )]
     Unknown(String),
     /// A value that is not what the option takes.
@@ -116,6 +119,7 @@ impl Default for Config {
             depth: 1024,
             dstrd: 4,
             mdts: 5,
+            dbbuf: false,
             numa: None,
             serial: String::new(),
             readonly: false,
@@ -134,6 +138,7 @@ impl Default for Config {
 #[derive(Debug, Clone, Default)]
 pub struct Builder {
     config: Config,
+    queues_set: bool,
 }
 
 impl Builder {
@@ -169,6 +174,7 @@ impl Builder {
     #[must_use]
     pub fn queues(mut self, count: u16) -> Self {
         self.config.queues = count;
+        self.queues_set = true;
         self
     }
 
@@ -205,6 +211,16 @@ impl Builder {
     #[must_use]
     pub fn mdts(mut self, mdts: u8) -> Self {
         self.config.mdts = mdts;
+        self
+    }
+
+    /// Whether shadow doorbells are offered (Doorbell Buffer Config, base 5.8). Default: not, for where
+    /// doorbell registers are memory a shadow spares nothing. All doorbells then have a place in one
+    /// page: at most `4096 / (8 << dstrd) - 1` I/O queue pairs, which is also the default then if it is
+    /// below 32.
+    #[must_use]
+    pub fn dbbuf(mut self, offered: bool) -> Self {
+        self.config.dbbuf = offered;
         self
     }
 
@@ -254,15 +270,24 @@ impl Builder {
             "depth" => self.depth(number("depth", value)?),
             "dstrd" => self.dstrd(number("dstrd", value)?),
             "mdts" => self.mdts(number("mdts", value)?),
+            "dbbuf" => self.dbbuf(flag("dbbuf", value)?),
             "numa" => self.numa(number("numa", value)?),
             "serial" => self.serial(value),
-            "readonly" => self.readonly(flag(value)?),
+            "readonly" => self.readonly(flag("readonly", value)?),
             "fault" => {
                 let injection = parse_injection(value);
                 self.inject(injection.ok_or_else(|| bad("fault", value, super::inject::WANT))?)
             }
             _ => return Err(OptionError::Unknown(key.to_owned())),
         })
+    }
+
+    /// With shadow doorbells the default is what has a place in their page.
+    fn limit_queues(&mut self) {
+        if self.config.dbbuf && !self.queues_set {
+            let most = most_queues(self.config.dstrd).max(1);
+            self.config.queues = self.config.queues.min(most);
+        }
     }
 
     /// Opens the images and builds the controller. Without a namespace it gets `ram=64M`.
@@ -273,6 +298,7 @@ impl Builder {
         if self.config.disks.is_empty() {
             self.config.disks.push(Disk::Ram(64 << 20));
         }
+        self.limit_queues();
         check(&self.config)?;
         SoftNvme::new(self.config)
     }
@@ -288,11 +314,11 @@ fn number<T: std::str::FromStr>(key: &'static str, value: &str) -> Result<T, Opt
     value.parse().map_err(|_| bad(key, value, "write a number in its range"))
 }
 
-fn flag(value: &str) -> Result<bool, OptionError> {
+fn flag(key: &'static str, value: &str) -> Result<bool, OptionError> {
     match value {
         "1" | "true" | "yes" | "on" => Ok(true),
         "0" | "false" | "no" | "off" => Ok(false),
-        _ => Err(bad("readonly", value, "write yes or no")),
+        _ => Err(bad(key, value, "write yes or no")),
     }
 }
 
@@ -323,6 +349,14 @@ fn check(config: &Config) -> Result<(), OptionError> {
     range((1..=1023).contains(&vf_queues), "vfqueues", vf_queues.to_string(), "1 to 1023")?;
     range((2..=65536).contains(&config.depth), "depth", config.depth.to_string(), "2 to 65536")?;
     range(config.dstrd <= 10, "dstrd", config.dstrd.to_string(), "0 to 10")?;
+    let most = config.queues.max(if config.vfs > 0 { vf_queues } else { 0 });
+    range(
+        !config.dbbuf || (config.dstrd <= 10 && most <= most_queues(config.dstrd)),
+        "dbbuf",
+        "yes".to_owned(),
+        "the doorbells of all queues must have a place in one page of 4096 bytes, with 8 << dstrd bytes \
+         for each pair; take fewer queues or a smaller dstrd",
+    )?;
     range((1..=8).contains(&config.mdts), "mdts", config.mdts.to_string(), "1 to 8")?;
     range(
         config.serial.len() <= 20 && ascii,
@@ -343,6 +377,7 @@ mod tests {
             let (key, value) = part.split_once('=').unwrap();
             builder = builder.option(key, value).map_err(|error| error.to_string())?;
         }
+        builder.limit_queues();
         check(&builder.config).map_err(|error| error.to_string())?;
         Ok(builder.config)
     }
@@ -354,6 +389,9 @@ mod tests {
         let image = Disk::Image("/a".into());
         assert_eq!(config.disks, [Disk::Ram(64 << 20), Disk::Null(1 << 30), image]);
         assert_eq!((config.lba, config.queues, config.depth, config.dstrd), (4096, 4, 64, 0));
+        assert_eq!(options("dbbuf=1").unwrap().queues, 31, "and the admin queue's");
+        assert_eq!(options("dbbuf=1,dstrd=0,queues=511").unwrap().queues, 511);
+        assert_eq!(options("dbbuf=0").unwrap().queues, 32);
         assert!(options("readonly=yes,serial=ABC,mdts=8").unwrap().readonly);
     }
 
@@ -371,6 +409,10 @@ mod tests {
             ("dstrd=11", "dstrd=11: 0 to 10"),
             ("mdts=0", "mdts=0: 1 to 8"),
             ("serial=123456789012345678901", "at most 20"),
+            ("dbbuf=2", "dbbuf=2: write yes or no"),
+            ("dbbuf=1,queues=32", "dbbuf=yes: the doorbells of all queues must have a place"),
+            ("dbbuf=1,vfs=1,vfqueues=32", "dbbuf=yes: the doorbells of all queues"),
+            ("dbbuf=1,dstrd=10", "dbbuf=yes: the doorbells of all queues"),
             ("readonly=maybe", "readonly=maybe: write yes or no"),
             ("fault=none", "fault=none: "),
             ("colour=red", "option colour: the software controller has no such option"),

@@ -71,7 +71,7 @@ impl Queues {
             return Fetch::None;
         };
         if !cq.has_room() {
-            let looked = cq.look();
+            let looked = cq.look(cx);
             if !cq.has_room() {
                 self.starved = true;
                 return Fetch::Full(looked.err());
@@ -210,6 +210,15 @@ impl Queues {
         self.cqs.iter_mut().for_each(|slot| *slot = None);
         self.active.clear();
         self.starved = false;
+    }
+
+    /// Every I/O submission queue that exists, with its identifier.
+    pub(crate) fn each_sq(&mut self, mut each: impl FnMut(u16, &mut Sq)) {
+        for (sq, id) in self.sqs.iter_mut().zip(0..).skip(1) {
+            if let Some(sq) = sq {
+                each(id, sq);
+            }
+        }
     }
 
     /// Every completion queue that exists, with its identifier.

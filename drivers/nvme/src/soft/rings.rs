@@ -8,9 +8,11 @@
 use std::sync::atomic::Ordering;
 
 use doorbell::dma::Fault;
+use doorbell::queues::doorbell::shadow::behind;
 use doorbell::queues::mem::{Word, Word32};
 use doorbell::soft::SoftCx;
 
+use super::shadow::Words;
 use crate::spec::{Cqe, Sqe};
 
 /// The phase tag in the second word of a completion (base 3.3.3.2: dword 3, bit 16).
@@ -25,6 +27,8 @@ pub(crate) enum Look {
     Work,
     /// The doorbell holds a value that cannot be. It is reported once and otherwise ignored.
     Bad(u32),
+    /// The shadow doorbell cannot be reached. The queue is dead.
+    Lost(Fault),
 }
 
 /// How a submission queue goes on.
@@ -36,7 +40,7 @@ pub(crate) enum Life {
     Stalled,
     /// A Delete I/O Submission Queue waits for the commands under way.
     Deleting,
-    /// Its memory cannot be reached by DMA; only deletion is left.
+    /// Its ring or its shadow doorbell cannot be reached by DMA; only deletion is left.
     Dead,
 }
 
@@ -47,6 +51,8 @@ pub(crate) enum Life {
 #[derive(Debug)]
 pub(crate) struct Sq {
     doorbell: Word32,
+    /// Where the doorbell is looked at instead, if the host has said so.
+    pub(crate) shadow: Option<Words>,
     /// The doorbell's value when it was last looked at.
     raw: u32,
     pub(crate) head: u32,
@@ -63,14 +69,30 @@ impl Sq {
     pub(crate) fn new(base: u64, size: u32, cqid: u16, doorbell: Word32) -> Self {
         doorbell.store(0, Ordering::Relaxed);
         let life = Life::Running;
-        Self { doorbell, raw: 0, head: 0, tail: 0, size, base, cqid, life, inflight: 0 }
+        let shadow = None;
+        Self { doorbell, shadow, raw: 0, head: 0, tail: 0, size, base, cqid, life, inflight: 0 }
+    }
+
+    /// The doorbell's value at the last look.
+    pub(crate) fn seen(&self) -> u32 {
+        self.raw
     }
 
     /// Looks at the doorbell.
     #[inline]
-    pub(crate) fn look(&mut self) -> Look {
-        // Acquire: the entries that the host stored before this value are visible.
-        let raw = self.doorbell.load(Ordering::Acquire);
+    pub(crate) fn look(&mut self, cx: &mut SoftCx) -> Look {
+        let raw = match &self.shadow {
+            // Acquire: the entries that the host stored before this value are visible.
+            None => self.doorbell.load(Ordering::Acquire),
+            Some(_) if self.life == Life::Dead => return Look::Idle,
+            Some(words) => match words.load(cx) {
+                Ok(raw) => raw,
+                Err(fault) => {
+                    self.life = Life::Dead;
+                    return Look::Lost(fault);
+                }
+            },
+        };
         if raw != self.raw {
             self.raw = raw;
             let fetchable = distance(self.head, self.tail, self.size);
@@ -80,11 +102,25 @@ impl Sq {
                 return Look::Bad(raw);
             }
             self.tail = raw;
+            if let Some(words) = &mut self.shadow {
+                words.keep_behind(cx, raw, self.size);
+            }
         }
         match self.life {
             Life::Running if self.head != self.tail => Look::Work,
             Life::Stalled => Look::Work,
             Life::Running | Life::Deleting | Life::Dead => Look::Idle,
+        }
+    }
+
+    /// The device will sleep: asks for a register write when the doorbell moves.
+    pub(crate) fn announce(&mut self, cx: &mut SoftCx) -> Result<(), Fault> {
+        let seen = self.raw;
+        match &mut self.shadow {
+            Some(words) if self.life != Life::Dead => {
+                words.tell(cx, seen).inspect_err(|_| self.life = Life::Dead)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -119,6 +155,10 @@ impl Sq {
 #[derive(Debug)]
 pub(crate) struct Cq {
     doorbell: Word32,
+    /// Where the doorbell is looked at instead, if the host has said so.
+    pub(crate) shadow: Option<Words>,
+    /// The shadow doorbell could not be reached: the head stays as it is.
+    lost: bool,
     raw: u32,
     head: u32,
     tail: u32,
@@ -153,6 +193,8 @@ impl Cq {
         doorbell.store(0, Ordering::Relaxed);
         Self {
             doorbell,
+            shadow: None,
+            lost: false,
             raw: 0,
             head: 0,
             tail: 0,
@@ -167,10 +209,25 @@ impl Cq {
         }
     }
 
+    /// The doorbell's value at the last look.
+    pub(crate) fn seen(&self) -> u32 {
+        self.raw
+    }
+
     /// Takes note of what the host has consumed.
-    pub(crate) fn look(&mut self) -> Result<(), BadHead> {
-        // Acquire: the host is done with the entries before this value.
-        let raw = self.doorbell.load(Ordering::Acquire);
+    pub(crate) fn look(&mut self, cx: &mut SoftCx) -> Result<(), BadHead> {
+        let raw = match &self.shadow {
+            // Acquire: the host is done with the entries before this value.
+            None => self.doorbell.load(Ordering::Acquire),
+            Some(_) if self.lost => return Ok(()),
+            Some(words) => match words.load(cx) {
+                Ok(raw) => raw,
+                Err(_) => {
+                    self.lost = true;
+                    return Ok(());
+                }
+            },
+        };
         if raw == self.raw {
             return Ok(());
         }
@@ -181,17 +238,21 @@ impl Cq {
         }
         self.free += distance(self.head, raw, self.size);
         self.head = raw;
+        if let Some(words) = &mut self.shadow {
+            // Looked at once in a turn, so it is always moved.
+            let _ = words.tell(cx, behind(raw, self.size));
+        }
         Ok(())
     }
 
     /// True if the queue interrupts, its vector is not masked, and an entry was not consumed.
-    pub(crate) fn wants_interrupt(&mut self, masks: u32) -> Result<bool, BadHead> {
+    pub(crate) fn wants_interrupt(&mut self, cx: &mut SoftCx, masks: u32) -> Result<bool, BadHead> {
         let Some(vector) = self.vector else { return Ok(false) };
         // Vectors from 32 on have no mask.
         if masks.checked_shr(vector.into()).is_some_and(|bits| bits & 1 != 0) {
             return Ok(false);
         }
-        self.look()?;
+        self.look(cx)?;
         Ok(self.head != self.tail)
     }
 

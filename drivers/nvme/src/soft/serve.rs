@@ -82,11 +82,15 @@ impl SoftNvme {
     #[inline]
     fn serve_queue(&mut self, cx: &mut SoftCx, sqid: u16) -> bool {
         let Some(sq) = self.queues.sq(sqid) else { return false };
-        match sq.look() {
+        match sq.look(cx) {
             Look::Idle => false,
             Look::Work => self.burst(cx, sqid),
             Look::Bad(value) => {
                 self.bad_doorbell(2 * u64::from(sqid), value);
+                true
+            }
+            Look::Lost(fault) => {
+                self.doorbell_lost(sqid, fault);
                 true
             }
         }
@@ -196,7 +200,7 @@ impl SoftNvme {
         origin: Origin,
         result: Result<u32, Failure>,
     ) -> bool {
-        if !self.take_entry(origin.sqid) {
+        if !self.take_entry(cx, origin.sqid) {
             return false;
         }
         self.complete(cx, origin, result);
@@ -204,10 +208,10 @@ impl SoftNvme {
     }
 
     /// Takes a completion entry outside of a fetch.
-    pub(crate) fn take_entry(&mut self, sqid: u16) -> bool {
+    pub(crate) fn take_entry(&mut self, cx: &mut SoftCx, sqid: u16) -> bool {
         let Some(cqid) = self.queues.sq(sqid).map(|sq| sq.cqid) else { return false };
         let Some(cq) = self.queues.cq(cqid) else { return false };
-        let looked = if cq.has_room() { Ok(()) } else { cq.look() };
+        let looked = if cq.has_room() { Ok(()) } else { cq.look(cx) };
         if !cq.has_room() {
             self.queues.starved = true;
             self.not_fetched(sqid, &Fetch::Full(looked.err()));

@@ -1,6 +1,7 @@
 //! What does not go as it should: doorbells that lie, queues that are gone, failures, injected
 //! faults; and the events that tell the host.
 
+use doorbell::dma::Fault;
 use doorbell::queues::SharedMem;
 use doorbell::soft::SoftCx;
 
@@ -80,6 +81,13 @@ impl SoftNvme {
         }
     }
 
+    /// A queue's shadow doorbell cannot be reached: the queue is dead.
+    #[cold]
+    pub(crate) fn doorbell_lost(&mut self, sqid: u16, fault: Fault) {
+        tracing::debug!(sqid, %fault, "a shadow doorbell cannot be reached");
+        self.memory_lost(Lost { admin: false, fault });
+    }
+
     /// Looks at doorbells that nothing else looks at: of queues that do not exist, and heads of
     /// completion queues that are not full. Rare, for it touches cache lines that the host writes.
     #[cold]
@@ -92,7 +100,7 @@ impl SoftNvme {
             self.scrub_at = (index + 1) % count;
             let (id, is_cq) = ((index / 2) as u16, index % 2 == 1);
             if is_cq && let Some(cq) = self.queues.cq(id) {
-                if let Err(BadHead(value)) = cq.look() {
+                if let Err(BadHead(value)) = cq.look(cx) {
                     self.bad_doorbell(index, value);
                 }
             } else if is_cq || !self.queues.has_sq(id) {
@@ -118,10 +126,10 @@ impl SoftNvme {
     /// completion queue whose vector is not masked (INTMS) holds an entry that the host has not
     /// consumed.
     #[cold]
-    pub(crate) fn asserts_pin(&mut self) -> bool {
+    pub(crate) fn asserts_pin(&mut self, cx: &mut SoftCx) -> bool {
         let (mut asserted, mut bad) = (false, Vec::new());
         let masks = self.regs.interrupt_masks();
-        self.queues.each_cq(|id, cq| match cq.wants_interrupt(masks) {
+        self.queues.each_cq(|id, cq| match cq.wants_interrupt(cx, masks) {
             Ok(wants) => asserted |= wants,
             Err(BadHead(value)) => bad.push((id, value)),
         });
@@ -187,7 +195,7 @@ impl SoftNvme {
         dword: u32,
     ) {
         let Some(kind) = self.damaged.take() else { return };
-        if kind == InjectKind::Duplicate && self.take_entry(origin.sqid) {
+        if kind == InjectKind::Duplicate && self.take_entry(cx, origin.sqid) {
             let done = self.queues.complete(cx, (origin.sqid, origin.cid), status, dword);
             self.posted(done);
         }

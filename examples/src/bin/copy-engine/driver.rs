@@ -98,6 +98,7 @@ impl Driver for CopyEngine {
 
     fn plan(&self) -> Plan {
         Plan {
+            portal: false,
             queues: QUEUES - 1,
             max_entries: 1024,
             submission_entry: size_of::<Descriptor>() as u32,
@@ -122,6 +123,7 @@ impl Driver for CopyEngine {
             submission_doorbell: doorbells,
             completion_doorbell: doorbells + DOORBELL_STRIDE,
             vector: id,
+            shadow: None,
         })
     }
     // ANCHOR_END: create

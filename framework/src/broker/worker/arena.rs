@@ -36,14 +36,7 @@ impl Unit {
         let Some(fd) = fds.into_iter().next() else {
             return Err(Refusal::Protocol("an arena without its descriptor".to_owned()));
         };
-        // First of all, and it never blocks: only memfds have seals. Looking at another kind of file,
-        // and even closing it, may block for as long as its maker likes.
-        if rustix::fs::fcntl_get_seals(&fd).is_err() {
-            self.common.closer.close(vec![fd]);
-            let why = "it has no seals: it is a pipe, a socket, a device or a file";
-            return Err(dma(&DmaError::BadArena { why: why.to_owned() }));
-        }
-        let memfd = Memfd::check(fd).map_err(|error| dma(&error))?;
+        let memfd = self.sealed_memfd(fd)?;
         if len != memfd.len() {
             let why = format!("it has {} bytes and {len} were announced", memfd.len());
             return Err(dma(&DmaError::BadArena { why }));
@@ -68,6 +61,18 @@ impl Unit {
             holder.map(&mut records.iova, &*space, memfd, len).map_err(|error| dma(&error))?;
         tracing::debug!(device = %self.name, session, arena = id, iova, len, "arena mapped");
         Ok(Reply::ArenaMapped { arena: id, iova })
+    }
+
+    /// Checks a descriptor from a client, whatever it is.
+    pub(super) fn sealed_memfd(&self, fd: OwnedFd) -> Result<Memfd, Refusal> {
+        // First of all, and it never blocks: only memfds have seals. Looking at another kind of file,
+        // and even closing it, may block for as long as its maker likes.
+        if rustix::fs::fcntl_get_seals(&fd).is_err() {
+            self.common.closer.close(vec![fd]);
+            let why = "it has no seals: it is a pipe, a socket, a device or a file";
+            return Err(dma(&DmaError::BadArena { why: why.to_owned() }));
+        }
+        Memfd::check(fd).map_err(|error| dma(&error))
     }
 
     /// A queue's commands can name any address of the partition, so an arena can be unmapped only

@@ -2,22 +2,24 @@
 
 use std::os::fd::OwnedFd;
 
+use doorbell_queues::EntryStores;
+
 use super::pages::PageRange;
 use super::records::{Held, Live, Queue, QueueState};
 use super::unit::Unit;
 use crate::bus::proof::PartitionId;
 use crate::bus::{BusError, QueueToken, Slice};
 use crate::dma::Partition;
-use crate::driver::{QueueGrant, QueueMemory, QueueRequest};
+use crate::driver::{QueueGrant, QueueMemory, QueueRequest, QueueShadow};
 use crate::tier::Tier;
-use crate::wire::{Grant, Limit, Place, Refusal, Reply, SignalLayout};
+use crate::wire::{Grant, Limit, Place, Refusal, Reply, ShadowLayout, SignalLayout};
 
 /// What a client asks for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
     pub(super) entries: u32,
     pub(super) at_least: Tier,
-    pub(super) submission: Place,
+    pub(super) submission: Option<Place>,
     pub(super) completion: Place,
 }
 
@@ -35,6 +37,18 @@ struct Reserved {
 struct Offer {
     grant: Grant,
     fds: Vec<OwnedFd>,
+}
+
+/// Shadow doorbells, for a client to map; all four words lie in their memory.
+fn share(shadow: &QueueShadow) -> Result<(ShadowLayout, OwnedFd), String> {
+    let QueueShadow { memory, submission, completion } = shadow;
+    let len = memory.memory().len() as u64;
+    let words = [submission.value, submission.event, completion.value, completion.event];
+    if let Some(at) = words.into_iter().find(|at| at % 4 != 0 || *at > len.saturating_sub(4)) {
+        return Err(format!("the driver names a shadow doorbell at {at:#x} of {len:#x} bytes"));
+    }
+    let fd = memory.share().map_err(|error| error.to_string())?;
+    Ok((ShadowLayout { len, submission: *submission, completion: *completion }, fd))
 }
 
 impl Unit {
@@ -71,8 +85,13 @@ impl Unit {
         let locate = |place: Place, entry: u32| {
             holder.locate(place.arena, place.offset, u64::from(wanted.entries) * u64::from(entry))
         };
+        if self.plan.portal == wanted.submission.is_some() {
+            let why = "a submission ring and a portal are asked for where there is the other one";
+            return Err(Refusal::Protocol(why.to_owned()));
+        }
+        let submission = wanted.submission.map(|place| locate(place, self.plan.submission_entry));
         let memory = QueueMemory {
-            submission: locate(wanted.submission, self.plan.submission_entry)?,
+            submission: submission.transpose()?.unwrap_or_default(),
             completion: locate(wanted.completion, self.plan.completion_entry)?,
         };
         let Some(partition) = holder.partition.as_ref().map(Partition::id) else {
@@ -88,9 +107,10 @@ impl Unit {
             holder.creating += 1;
             let state = QueueState::Creating;
             let tier = rights.required_tier;
-            holder
-                .queues
-                .insert(queue, Queue { entries: wanted.entries, tier, vector: None, state });
+            holder.queues.insert(
+                queue,
+                Queue { entries: wanted.entries, tier, vector: None, poller: None, state },
+            );
         }
         let at_least = wanted.at_least.max(rights.required_tier);
         Ok(Reserved { queue, partition, memory, at_least, resets })
@@ -103,7 +123,7 @@ impl Unit {
         reserved: &Reserved,
     ) -> Result<(Reply, Vec<OwnedFd>), Refusal> {
         let made = self.make(session, wanted, reserved).await?;
-        let held = self.export(session, reserved, &made);
+        let held = self.export(session, reserved, wanted.entries, &made);
         let (offer, held) = match held {
             Ok(held) => (self.offer(wanted, reserved, &made, &held), Some(held)),
             Err(refusal) => (Err(refusal), None),
@@ -161,6 +181,7 @@ impl Unit {
         &self,
         session: u64,
         reserved: &Reserved,
+        entries: u32,
         made: &QueueGrant,
     ) -> Result<Held, Refusal> {
         // A function is its client's alone: whatever part of it the client gets, it reaches nobody else.
@@ -168,14 +189,28 @@ impl Unit {
         let asked = if isolated { Tier::Cooperative } else { reserved.at_least };
         let refuse = |why| Refusal::Tier { asked, why };
         let (tail, head) = (made.submission_doorbell, made.completion_doorbell);
+        let tail_len = match self.plan.portal {
+            true => u64::from(entries) * u64::from(self.plan.submission_entry),
+            false => 4,
+        };
         let first = tail.min(head);
-        let len = tail.max(head) - first + 4;
-        let Some(pages) = PageRange::around(made.region, first, len) else {
+        let end = tail.checked_add(tail_len).zip(head.checked_add(4)).map(|(a, b)| a.max(b));
+        let range = end.and_then(|end| {
+            Some((end - first, PageRange::around(made.region, first, end - first)?))
+        });
+        let Some((len, pages)) = range else {
             return Err(Refusal::Driver(format!(
                 "device {}: the driver names doorbells at {tail:#x} and {head:#x}",
                 self.name
             )));
         };
+        if made.shadow.is_some() && asked > Tier::Cooperative {
+            return Err(refuse(
+                "its shadow doorbells lie in pages that all clients share, so this device gives at \
+                 best cooperative"
+                    .to_owned(),
+            ));
+        }
         let no_slice = |error| match error {
             BusError::Tier { best, .. } => refuse(format!("this device gives at best {best}")),
             BusError::NoSlice { why, .. } => refuse(why),
@@ -247,13 +282,21 @@ impl Unit {
             slice_len: slice.len,
             submission_doorbell: made.submission_doorbell - region.start,
             completion_doorbell: made.completion_doorbell - region.start,
+            non_temporal: self.bus.entry_stores() == EntryStores::NonTemporal,
             signals: None,
+            shadow: None,
         };
         let mut fds = vec![sent, signals.interrupt];
         if let Some(words) = signals.words {
             let (len, asleep, armed) = (words.len, words.asleep, words.armed);
             grant.signals = Some(SignalLayout { len, asleep, armed });
             fds.extend([words.memory, words.kick]);
+        }
+        if let Some(shadow) = &made.shadow {
+            let (layout, memory) =
+                share(shadow).map_err(|why| Refusal::Driver(format!("device {device}: {why}")))?;
+            grant.shadow = Some(layout);
+            fds.push(memory);
         }
         Ok(Offer { grant, fds })
     }

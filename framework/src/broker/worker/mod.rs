@@ -11,6 +11,7 @@
 //! | `arena`, `claim` | giving memory and queues |
 //! | `end`, `teardown` | taking them back, by the proof chain |
 //! | `functions`, `handover` | a virtual function for one client |
+//! | `pollers` | what clients say of their pollers |
 //! | `events`, `report`, `revoke` | faults and removal, `status`, the operator's revoke |
 
 use std::cell::RefCell;
@@ -42,6 +43,7 @@ mod events;
 mod functions;
 mod handover;
 mod pages;
+mod pollers;
 mod records;
 mod report;
 mod revoke;
@@ -148,6 +150,7 @@ impl Worker {
             about_bus: bus.about().chars().take(ABOUT).collect(),
             queues: plan.queues,
             max_entries: plan.max_entries,
+            portal: plan.portal,
             submission_entry: plan.submission_entry,
             completion_entry: plan.completion_entry,
         };
@@ -266,6 +269,12 @@ impl Worker {
                 unit.claim(session, wanted).await
             }
             Request::ReleaseQueue { queue } => unit.release_queue(session, queue).await.map(plain),
+            Request::ReportPoller { poller, about } => {
+                unit.report_poller(session, poller, about, fds).map(plain)
+            }
+            Request::PolledBy { queue, poller } => {
+                unit.polled_by(session, queue, poller).map(plain)
+            }
             Request::TimedOut { queue, tag, last } => {
                 unit.timed_out(session, queue, tag, last).await.map(plain)
             }

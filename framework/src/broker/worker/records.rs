@@ -9,7 +9,7 @@ use crate::broker::policy::Rights;
 use crate::bus::{QueueToken, Revoked, Slice};
 use crate::dma::{Fault, IovaAllocator, Mapping, Memfd, Partition};
 use crate::tier::Tier;
-use crate::wire::{EndCause, Limit, ReclaimCause, ReclaimReport, Refusal};
+use crate::wire::{EndCause, Limit, PollerAbout, ReclaimCause, ReclaimReport, Refusal};
 
 /// Reclaims that `status` remembers.
 const RECLAIMS: usize = 16;
@@ -52,6 +52,8 @@ pub(super) struct Session {
     pub(super) arenas: BTreeMap<u32, Arena>,
     pub(super) next_arena: u32,
     pub(super) queues: BTreeMap<u16, Queue>,
+    /// What it says of its pollers, by its own numbers.
+    pub(super) pollers: BTreeMap<u32, Poller>,
     /// Set when its grants are being taken back: nothing new is granted.
     pub(super) closing: bool,
     /// A virtual function is being made ready for it: it claims nothing meanwhile.
@@ -60,6 +62,13 @@ pub(super) struct Session {
     pub(super) pending: u32,
     /// Of these, the ones that are making a queue.
     pub(super) creating: u32,
+}
+
+/// A poller of a client, in the client's words.
+pub(super) struct Poller {
+    pub(super) about: PollerAbout,
+    /// Its counters. The client writes them at any time; it is read and never mapped.
+    pub(super) page: Memfd,
 }
 
 /// One arena.
@@ -73,6 +82,8 @@ pub(super) struct Queue {
     pub(super) entries: u32,
     pub(super) tier: Tier,
     pub(super) vector: Option<u16>,
+    /// The client's poller that serves it, as the client says.
+    pub(super) poller: Option<u32>,
     pub(super) state: QueueState,
 }
 
@@ -118,6 +129,7 @@ impl Session {
             arenas: BTreeMap::new(),
             next_arena: 0,
             queues: BTreeMap::new(),
+            pollers: BTreeMap::new(),
             closing: false,
             moving: false,
             pending: 0,
@@ -131,6 +143,7 @@ impl Session {
             Limit::Queues => self.queues.len() as u64,
             Limit::Bytes => self.arenas.values().map(|arena| arena.mapping.len).sum(),
             Limit::Mappings => self.arenas.len() as u64,
+            Limit::Pollers => self.pollers.len() as u64,
         }
     }
 
@@ -200,6 +213,7 @@ impl Records {
             Limit::Queues => u64::from(me.rights.queues),
             Limit::Bytes => me.rights.bytes,
             Limit::Mappings => u64::from(me.rights.mappings),
+            Limit::Pollers => u64::from(me.rights.pollers),
         };
         if held.checked_add(asked).is_some_and(|sum| sum <= allowed) {
             return Ok(());

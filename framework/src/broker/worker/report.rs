@@ -84,6 +84,7 @@ fn session(number: u64, session: &Session, function: Option<String>) -> SessionS
                 bytes: arena.mapping.len,
             })
             .collect(),
+        pollers: session.poller_status(),
         quota: QuotaStatus {
             queues: session.rights.queues,
             bytes: session.rights.bytes,

@@ -18,7 +18,7 @@ use super::proof::{Quiesced, Revoked};
 use super::{Bus, BusError, DeviceEvent, Identity, Region, Signals, Slice, Width};
 use crate::deadline::Deadline;
 use crate::dma::DmaSpace;
-use crate::pci::synthetic::{ConfigEvent, ConfigSpace, Layout};
+use crate::pci::synthetic::{ConfigEvent, Layout, SyntheticConfig};
 use crate::soft::bar;
 use crate::soft::control::ANSWER;
 use crate::soft::{Control, Harness, HarnessOptions, SoftDevice};
@@ -36,7 +36,7 @@ pub struct SoftBus {
     /// Virtual functions that were opened.
     opened: Mutex<BTreeMap<u16, Weak<SoftBus>>>,
     /// `None` if its BARs do not fit into one.
-    config: Option<Mutex<ConfigSpace>>,
+    config: Option<Mutex<SyntheticConfig>>,
 }
 
 impl SoftBus {
@@ -54,7 +54,7 @@ impl SoftBus {
         let control = harness.control().clone();
         // No MSI-X: on this bus interrupts are the vectors' signals, and there is no table.
         let layout = Layout::new(control.regions(), 0).ok();
-        let config = layout.map(|layout| ConfigSpace::new(control.identity(), &layout, false));
+        let config = layout.map(|layout| SyntheticConfig::new(control.identity(), &layout, false));
         Self {
             harness,
             space: Arc::new(SoftSpace::new(control)),
@@ -65,7 +65,11 @@ impl SoftBus {
     }
 
     /// Config space, for an aligned access of 1, 2 or 4 bytes.
-    fn config(&self, offset: u16, width: Width) -> Result<MutexGuard<'_, ConfigSpace>, BusError> {
+    fn config(
+        &self,
+        offset: u16,
+        width: Width,
+    ) -> Result<MutexGuard<'_, SyntheticConfig>, BusError> {
         let aligned = u64::from(offset).is_multiple_of(width.bytes()) && width != Width::B8;
         match &self.config {
             Some(config) if aligned => Ok(config.lock().unwrap_or_else(PoisonError::into_inner)),

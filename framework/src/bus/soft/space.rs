@@ -8,7 +8,7 @@ use doorbell_queues::SharedMem;
 
 use crate::bus::proof::{PartitionId, PartitionQuiesced, Unmapped};
 use crate::deadline::Deadline;
-use crate::dma::iova::MSI_HOLE;
+use crate::dma::iova::{USUAL_RANGES, within};
 use crate::dma::map::PAGE;
 use crate::dma::{Access, DmaError, DmaSpace, Mapping, Memfd, Prefault};
 use crate::soft::Control;
@@ -82,8 +82,7 @@ impl SoftSpace {
 
 impl DmaSpace for SoftSpace {
     fn ranges(&self) -> Vec<Range<u64>> {
-        // What an x86 IOMMU with 48-bit addresses reports.
-        vec![0..MSI_HOLE.start, MSI_HOLE.end..1 << 48]
+        USUAL_RANGES.to_vec()
     }
 
     fn map(
@@ -103,10 +102,7 @@ impl DmaSpace for SoftSpace {
         if offset.checked_add(len).is_none_or(|end| end > memory.len()) {
             return Err(bad("longer than its memory"));
         }
-        let inside = |range: Range<u64>| {
-            range.start <= iova && iova.checked_add(len).is_some_and(|end| end <= range.end)
-        };
-        if !self.ranges().into_iter().any(inside) {
+        if !within(&USUAL_RANGES, iova, len) {
             return Err(bad("outside of what the IOMMU can translate"));
         }
         let (id, whole) = self.back(partition, memory)?;
@@ -132,11 +128,10 @@ impl DmaSpace for SoftSpace {
         mapping: Mapping,
         proof: &PartitionQuiesced,
     ) -> Result<Unmapped, (Mapping, DmaError)> {
-        let Mapping { iova, len, partition } = mapping;
-        if proof.partition() != partition {
-            let why = "the proof is for another partition";
-            return Err((mapping, DmaError::BadRange { iova, len, why }));
+        if let Err(error) = mapping.check(proof) {
+            return Err((mapping, error));
         }
+        let Mapping { iova, len, partition } = mapping;
         let unmapped = self.control.call("unmap", Deadline::after(ANSWER), move |_, cx| {
             cx.iommu_mut().unmap(partition, iova, len)
         });

@@ -8,11 +8,10 @@ use rustix::io::Errno;
 
 use crate::dma::map::PAGE;
 
-use super::container::{busy, not_viable, refused};
+use super::container::{busy, foreign, not_viable, refused};
 use super::features::Feature;
 use super::open::{Opened, Problem, Site, open_file, problem};
 use super::space::Iommu;
-use super::sysfs;
 use super::token::{self, Token};
 use super::uapi::{chain, iommufd};
 
@@ -59,10 +58,9 @@ pub(super) fn open(site: &Site, files: Files, token: Option<&Token>) -> Result<O
     };
     bound.map_err(|error| {
         let step = "binding the device to iommufd (VFIO_DEVICE_BIND_IOMMUFD)";
-        let foreign = sysfs::foreign(Path::new(sysfs::SYSFS), site.group);
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             // Kernels differ in how they say that the group is not viable.
-            Some(Errno::BUSY | Errno::PERM) if !foreign.is_empty() => {
+            Some(Errno::BUSY | Errno::PERM) if !foreign(site.group).is_empty() => {
                 problem(step, not_viable(site))
             }
             // By its group, or by its own file.

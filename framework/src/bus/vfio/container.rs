@@ -7,18 +7,21 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::dma::iova::MSI_HOLE;
+use crate::dma::iova::USUAL_RANGES;
 use crate::dma::map::PAGE;
+use crate::pci::sysfs::{Group, Member, Roots, group_holders, printable};
 
 use super::features::Feature;
 use super::limits;
 use super::open::{Opened, Problem, Site, open_file, problem};
 use super::space::Iommu;
-use super::sysfs;
 use super::token::{self, Token};
 use super::uapi::container;
 use super::uapi::types::flag;
 use super::uapi::{chain, device_info};
+
+/// The most processes that are named as holding a group.
+const MOST_NAMED: usize = 8;
 
 /// The file that makes containers.
 pub(super) const CONTAINER: &str = "/dev/vfio/vfio";
@@ -79,7 +82,7 @@ fn finish(device: OwnedFd, container: OwnedFd, group: OwnedFd) -> Result<Opened,
             features.push(Feature::ContainerRanges);
             chain::half_open(&ranges)
         }
-        None => vec![0..MSI_HOLE.start, MSI_HOLE.end..1 << 48],
+        None => USUAL_RANGES.to_vec(),
     };
     let mut about = Vec::new();
     if let Some(left) = chain::mappings_left(&structure, first) {
@@ -122,11 +125,17 @@ fn open_group(site: &Site, path: &Path) -> Result<OwnedFd, Problem> {
 /// Who has the device, or another of its group, by the group's file or by its own: they exclude each
 /// other.
 pub(super) fn busy(site: &Site) -> String {
-    let own = sysfs::group_cdevs(Path::new(sysfs::SYSFS), site.group);
-    let mut paths = vec![group_file(site.group)];
-    paths.extend(own.iter().map(|name| super::cdev::device_file(name)));
-    let who = match sysfs::holders(&paths) {
-        holders if holders.is_empty() => "by a process that this user cannot see".to_owned(),
+    let roots = Roots::default();
+    let group = Group::read(&roots, site.group);
+    let mut holders = group.map(|group| group_holders(&roots, &group).openers).unwrap_or_default();
+    holders.dedup_by_key(|holder| holder.pid);
+    let holders: Vec<_> = holders
+        .iter()
+        .take(MOST_NAMED)
+        .map(|holder| format!("{} ({})", holder.pid, holder.program))
+        .collect();
+    let who = match &holders[..] {
+        [] => "by a process that this user cannot see".to_owned(),
         holders => format!("by process {}", holders.join(", ")),
     };
     format!("it, or its IOMMU group, is in use {who}; one process at a time can have it")
@@ -146,10 +155,20 @@ fn viable(site: &Site, group: BorrowedFd<'_>) -> Result<(), Problem> {
     Err(problem(step, not_viable(site)))
 }
 
+/// The functions that keep a group from being viable, with the drivers that have them, as far as sysfs
+/// tells.
+pub(super) fn foreign(group: u32) -> Vec<String> {
+    let Ok(group) = Group::read(&Roots::default(), group) else { return Vec::new() };
+    let said = |text: Option<&str>| printable(text.unwrap_or_default());
+    let name = |member: &Member| {
+        format!("{} ({})", said(Some(&member.name)), said(member.driver.as_deref()))
+    };
+    group.foreign().map(name).collect()
+}
+
 /// Names what keeps a group from being viable.
 pub(super) fn not_viable(site: &Site) -> String {
-    let foreign = sysfs::foreign(Path::new(sysfs::SYSFS), site.group);
-    let names: Vec<_> = foreign.iter().map(|(at, driver)| format!("{at} ({driver})")).collect();
+    let names = foreign(site.group);
     let group = site.group;
     if names.is_empty() {
         return format!(

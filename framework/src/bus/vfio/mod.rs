@@ -13,7 +13,6 @@
 //! | `slices` | what of a BAR a client can have |
 //! | `peer` | what of a BAR another device can have |
 //! | `token` | what virtual functions are opened with |
-//! | `sysfs` | what sysfs says |
 //! | `features` | what newer kernels add |
 //! | `uapi` | structures, numbers and ioctls; the only `unsafe` code |
 //!
@@ -26,11 +25,10 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use doorbell_queues::SharedMem;
+use doorbell_queues::{EntryStores, SharedMem};
 
 use super::registers::is_all_ones;
 use super::{
@@ -39,6 +37,7 @@ use super::{
 };
 use crate::deadline::Deadline;
 use crate::dma::DmaSpace;
+use crate::pci::sysfs::{self, Roots};
 use crate::pci::{Address, layout};
 use crate::tier::Tier;
 
@@ -58,7 +57,6 @@ mod slices;
 #[cfg(test)]
 mod slices_real_tests;
 mod space;
-mod sysfs;
 mod token;
 mod uapi;
 
@@ -92,6 +90,7 @@ pub struct VfioBus {
     address: Address,
     wanted: open::Wanted,
     numbers: Numbers,
+    stores: EntryStores,
     /// Of its virtual functions; set when the first is opened.
     token: OnceLock<Token>,
 }
@@ -102,7 +101,7 @@ impl VfioBus {
     /// `dmabuf-memattr` are numbers of device features: those with which a kernel that has them revokes
     /// a dma-buf, and chooses how the CPU sees it. Without the first, slices cannot be revoked: no
     /// released kernel has these features, and the numbers under which they were proposed have changed,
-    /// so none is assumed.
+    /// so none is assumed. `stores` is `plain` or `non-temporal`: see [`Bus::entry_stores`].
     ///
     /// # Errors
     /// [`BusError::Open`] names the step that failed and says what to do; the device is then as it
@@ -113,15 +112,16 @@ impl VfioBus {
             let open::Problem { step, problem } = problem;
             BusError::Open { device: Arc::clone(&name), step, problem }
         };
-        let (numbers, options) = Numbers::of(options).map_err(failed)?;
+        let (stores, options) = open::stores(options).map_err(failed)?;
+        let (numbers, options) = Numbers::of(&options).map_err(failed)?;
         let wanted = open::wanted(&options).map_err(failed)?;
-        Self::open_by(address, wanted, numbers, None)
+        Self::open_by(address, wanted, (numbers, stores), None)
     }
 
     fn open_by(
         address: Address,
         wanted: open::Wanted,
-        numbers: Numbers,
+        (numbers, stores): (Numbers, EntryStores),
         token: Option<&Token>,
     ) -> Result<Self, BusError> {
         let name: Arc<str> = address.to_string().into();
@@ -129,7 +129,7 @@ impl VfioBus {
             let open::Problem { step, problem } = problem;
             BusError::Open { device: Arc::clone(&name), step, problem }
         };
-        let site = open::site(Path::new(sysfs::SYSFS), address).map_err(failed)?;
+        let site = open::site(&Roots::default(), address).map_err(failed)?;
         let (opened, kind, why) = open::open(&site, wanted, token).map_err(failed)?;
         let space = VfioSpace::new(Arc::clone(&name), opened.iommu, opened.ranges);
         // From here on the device is put back by being dropped, before its IOMMU is.
@@ -185,12 +185,19 @@ impl VfioBus {
             address,
             wanted,
             numbers,
+            stores,
             token: OnceLock::new(),
         })
     }
 
+    /// The virtual functions that are enabled, in the order of their numbers; none if sysfs does not say.
+    fn enabled(&self) -> Vec<Address> {
+        let function = sysfs::Function::read(&Roots::default(), self.address);
+        function.ok().and_then(|function| function.sriov).map_or_else(Vec::new, |it| it.functions)
+    }
+
     fn virtual_function(&self, index: u16) -> Result<Address, BusError> {
-        let functions = sysfs::virtual_functions(Path::new(sysfs::SYSFS), self.address);
+        let functions = self.enabled();
         let found = functions.get(usize::from(index)).copied();
         let count = functions.len() as u16;
         found.ok_or_else(|| super::no_virtual_function(&self.identity, index, count))
@@ -345,12 +352,12 @@ impl Bus for VfioBus {
     }
 
     fn virtual_functions(&self) -> u16 {
-        sysfs::virtual_functions(Path::new(sysfs::SYSFS), self.address).len() as u16
+        self.enabled().len() as u16
     }
 
     fn check_virtual_function(&self, index: u16) -> Result<(), BusError> {
         let address = self.virtual_function(index)?;
-        let site = open::site(Path::new(sysfs::SYSFS), address);
+        let site = open::site(&Roots::default(), address);
         site.map(drop).map_err(|open::Problem { step, problem }| {
             let device = address.to_string().into();
             BusError::Open { device, step, problem }
@@ -359,13 +366,18 @@ impl Bus for VfioBus {
 
     fn open_virtual_function(&self, index: u16) -> Result<Arc<dyn Bus>, BusError> {
         let address = self.virtual_function(index)?;
-        let bus = Self::open_by(address, self.wanted, self.numbers, Some(self.token()?))?;
+        let bus =
+            Self::open_by(address, self.wanted, (self.numbers, self.stores), Some(self.token()?))?;
         Ok(Arc::new(bus))
     }
 
     fn wanted_back(&self) -> bool {
         // The kernel's removal of the device waits until nobody has it open.
         true
+    }
+
+    fn entry_stores(&self) -> EntryStores {
+        self.stores
     }
 
     fn kind(&self) -> &'static str {

@@ -7,12 +7,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use doorbell_queues::EntryStores;
+
 use crate::pci::Address;
+use crate::pci::sysfs::{Function, Group, Roots, SysfsError, is_vfio, vfio_file};
 
 use super::features::Feature;
 use super::space::Iommu;
 use super::token::Token;
-use super::{cdev, container, sysfs};
+use super::{cdev, container};
 
 /// What could not be done, and why. The caller adds the device.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,6 +36,27 @@ pub(super) enum Wanted {
     Cdev,
 }
 
+/// The option `stores` of a device's name, `plain` (which it is without) or `non-temporal`, and the
+/// options that are left.
+pub(super) fn stores(
+    options: &[(String, String)],
+) -> Result<(EntryStores, Vec<(String, String)>), Problem> {
+    let mut stores = EntryStores::Plain;
+    let mut rest = Vec::new();
+    for (key, value) in options {
+        match (key.as_str(), value.as_str()) {
+            ("stores", "plain") => stores = EntryStores::Plain,
+            ("stores", "non-temporal") => stores = EntryStores::NonTemporal,
+            ("stores", other) => {
+                let why = format!("stores={other}: there are stores=plain and stores=non-temporal");
+                return Err(problem("reading its options", why));
+            }
+            _ => rest.push((key.clone(), value.clone())),
+        }
+    }
+    Ok((stores, rest))
+}
+
 /// Options of a device's name: `0000:01:00.0,bus=cdev`.
 pub(super) fn wanted(options: &[(String, String)]) -> Result<Wanted, Problem> {
     let step = "reading its options";
@@ -47,8 +71,8 @@ pub(super) fn wanted(options: &[(String, String)]) -> Result<Wanted, Problem> {
             }
             (other, _) => {
                 let why = format!(
-                    "there is no option '{other}'; a PCI device has bus, dmabuf-revoke and \
-                     dmabuf-memattr"
+                    "there is no option '{other}'; a PCI device has bus, stores, \
+                     dmabuf-revoke and dmabuf-memattr"
                 );
                 return Err(problem(step, why));
             }
@@ -67,21 +91,26 @@ pub(super) struct Site {
 }
 
 /// Looks a device up, and says why it cannot be had.
-pub(super) fn site(sysfs: &Path, address: Address) -> Result<Site, Problem> {
+pub(super) fn site(roots: &Roots, address: Address) -> Result<Site, Problem> {
     let step = "looking it up";
-    let Some(facts) = sysfs::facts(sysfs, address) else {
-        let why = "no such PCI function in /sys/bus/pci/devices; `lspci -D` lists what there is";
-        return Err(problem(step, why));
+    let failed = |error: SysfsError| match error {
+        // The caller says which.
+        SysfsError::NoFunction(_) => {
+            problem(step, "no such PCI function; `doorbell list --all` shows those that are here")
+        }
+        error => problem(step, error.to_string()),
     };
+    let function = Function::read(roots, address).map_err(failed)?;
+    let group = function.group.map(|number| Group::read(roots, number)).transpose();
     // First of all: without an IOMMU vfio-pci takes no device.
-    let Some(group) = facts.group.filter(|_| !facts.no_iommu) else {
+    let Some(group) = group.map_err(failed)?.filter(|group| !group.no_iommu) else {
         let why = "it has no IOMMU group, so nothing would keep its DMA within bounds: switch the \
                    IOMMU on in the firmware (VT-d or AMD-Vi), and on Intel boot the kernel with \
                    intel_iommu=on";
         return Err(problem("looking for its IOMMU group", why));
     };
-    match &facts.driver {
-        Some(driver) if sysfs::is_vfio(driver) => {}
+    match &function.driver {
+        Some(driver) if is_vfio(driver) => {}
         Some(driver) => {
             let why = format!(
                 "the driver {driver} has it; give it to vfio-pci with `doorbell bind {address}`"
@@ -95,7 +124,8 @@ pub(super) fn site(sysfs: &Path, address: Address) -> Result<Site, Problem> {
             return Err(problem(step, why));
         }
     }
-    Ok(Site { address, group, numa_node: facts.numa_node, cdev: facts.cdev })
+    let cdev = vfio_file(roots, address);
+    Ok(Site { address, group: group.number, numa_node: function.numa_node, cdev })
 }
 
 /// Opens a file for reading and writing.
@@ -191,9 +221,8 @@ pub(super) fn open(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-
     use super::*;
+    use crate::pci::sysfs::testing::{FakeFunction, FakeMachine};
 
     fn options(options: &[(&str, &str)]) -> Result<Wanted, Problem> {
         let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
@@ -213,27 +242,47 @@ mod tests {
     }
 
     #[test]
+    fn stores_are_plain_unless_the_operator_says_otherwise() {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let read = |options: &[(&str, &str)]| stores(&options.iter().map(own).collect::<Vec<_>>());
+        assert_eq!(read(&[]), Ok((EntryStores::Plain, vec![])));
+        assert_eq!(read(&[("stores", "plain")]), Ok((EntryStores::Plain, vec![])));
+        let left = vec![("bus".to_owned(), "cdev".to_owned())];
+        let read_both = read(&[("stores", "non-temporal"), ("bus", "cdev")]);
+        assert_eq!(read_both, Ok((EntryStores::NonTemporal, left)));
+        assert!(read(&[("stores", "fast")]).unwrap_err().problem.contains("stores=fast"));
+    }
+
+    #[test]
     fn a_device_that_cannot_be_had_says_why() {
-        let root = tempfile::tempdir().unwrap();
         let address: Address = "0000:01:00.0".parse().unwrap();
-        let why = || site(root.path(), address).unwrap_err().problem;
-        assert!(why().contains("no such PCI function"), "{}", why());
-        let folder = root.path().join("bus/pci/devices/0000:01:00.0");
-        std::fs::create_dir_all(&folder).unwrap();
-        assert!(why().contains("intel_iommu=on"), "{}", why());
-        let group = root.path().join("groups/5");
-        std::fs::create_dir_all(&group).unwrap();
-        symlink(&group, folder.join("iommu_group")).unwrap();
-        assert!(why().contains("no driver is bound"), "{}", why());
-        let link = folder.join("driver");
-        symlink("../drivers/nvme", &link).unwrap();
-        assert!(why().contains("the driver nvme has it"), "{}", why());
-        assert!(why().contains("`doorbell bind 0000:01:00.0`"), "{}", why());
-        std::fs::remove_file(&link).unwrap();
-        symlink("../drivers/vfio-pci", &link).unwrap();
-        assert_eq!(site(root.path(), address).unwrap().group, 5);
-        std::fs::write(group.join("name"), "vfio-noiommu\n").unwrap();
-        assert!(why().contains("no IOMMU group"), "{}", why());
+        let why = |function: Option<FakeFunction>| {
+            let machine = FakeMachine::new().unwrap();
+            if let Some(function) = function {
+                machine.function(address, &function).unwrap();
+            }
+            site(machine.roots(), address).unwrap_err().problem
+        };
+        let nvme = FakeFunction::nvme(5);
+        for (function, parts) in [
+            (None, &["no such PCI function"][..]),
+            (Some(FakeFunction { group: None, ..nvme }), &["intel_iommu=on"]),
+            (Some(FakeFunction { driver: None, ..nvme }), &["no driver is bound"]),
+            (Some(nvme), &["the driver nvme has it", "`doorbell bind 0000:01:00.0`"]),
+        ] {
+            let why = why(function);
+            assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+        }
+        let machine = FakeMachine::new().unwrap();
+        let bound = FakeFunction { driver: Some("vfio-pci"), numa_node: 1, ..nvme };
+        let folder = machine.function(address, &bound).unwrap();
+        std::fs::create_dir_all(folder.join("vfio-dev/vfio3")).unwrap();
+        let found = site(machine.roots(), address).unwrap();
+        let cdev = Some("vfio3".to_owned());
+        assert_eq!(found, Site { address, group: 5, numa_node: Some(1), cdev });
+        machine.write("sys/kernel/iommu_groups/5/name", "vfio-noiommu\n").unwrap();
+        let why = site(machine.roots(), address).unwrap_err().problem;
+        assert!(why.contains("no IOMMU group"), "{why}");
     }
 
     #[test]

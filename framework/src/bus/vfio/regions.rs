@@ -8,7 +8,7 @@ use doorbell_queues::SharedMem;
 use crate::bus::{BusError, Region, Width};
 use crate::dma::map::PAGE;
 use crate::dma::{Prefault, map_fd};
-use crate::pci::capability::Msix;
+use crate::pci::config::Msix;
 
 use super::function::{Function, Place};
 use super::uapi::chain;
@@ -243,7 +243,7 @@ impl Bars {
 #[allow(clippy::single_range_in_vec_init, reason = "lists of one range are meant")]
 mod tests {
     use super::*;
-    use crate::pci::capability::MsixPart;
+    use crate::pci::config::MsixPart;
 
     #[test]
     fn the_pages_of_the_msix_tables_are_never_mappable() {

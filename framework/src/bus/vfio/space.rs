@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::bus::PeerSlice;
 use crate::bus::proof::{PartitionId, PartitionQuiesced, Unmapped};
+use crate::dma::iova::within;
 use crate::dma::map::PAGE;
 use crate::dma::{Access, DmaError, DmaSpace, Mapping, Memfd, Prefault};
 
@@ -104,7 +105,7 @@ impl VfioSpace {
             return Err(bad("longer than its memory"));
         }
         let Some(end) = iova.checked_add(len) else { return Err(bad("it wraps")) };
-        if !self.ranges.iter().any(|range| range.start <= iova && end <= range.end) {
+        if !within(&self.ranges, iova, len) {
             return Err(bad("outside of what the IOMMU can translate"));
         }
         let before = state.mapped.range(..end).next_back();
@@ -169,11 +170,11 @@ impl DmaSpace for VfioSpace {
         mapping: Mapping,
         proof: &PartitionQuiesced,
     ) -> Result<Unmapped, (Mapping, DmaError)> {
+        if let Err(error) = mapping.check(proof) {
+            return Err((mapping, error));
+        }
         let Mapping { iova, len, partition } = mapping;
         let bad = |why| DmaError::BadRange { iova, len, why };
-        if proof.partition() != partition {
-            return Err((mapping, bad("the proof is for another partition")));
-        }
         let state = &mut *self.lock();
         let Some(iommu) = &state.iommu else {
             // A space that is closed maps nothing.

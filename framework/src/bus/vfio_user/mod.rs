@@ -24,9 +24,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use doorbell_queues::{Fate, SharedMem};
+use doorbell_queues::SharedMem;
 
 use self::config::Config;
 use self::connect::Agreed;
@@ -76,8 +77,8 @@ pub struct VfioUserBus {
     interrupts: Interrupts,
     space: Arc<ServerSpace>,
     agreed: Agreed,
-    /// Fates of the mappings of this process: one ends if the server takes the memory away.
-    mapped: Mutex<Vec<Weak<Fate>>>,
+    /// The mappings of this process: a flag is set if the server takes the memory away.
+    mapped: Mutex<Vec<Weak<AtomicBool>>>,
 }
 
 impl VfioUserBus {
@@ -161,23 +162,23 @@ impl VfioUserBus {
         BusError::Dma { device: self.name(), source }
     }
 
-    fn mapped(&self) -> MutexGuard<'_, Vec<Weak<Fate>>> {
+    fn mapped(&self) -> MutexGuard<'_, Vec<Weak<AtomicBool>>> {
         self.mapped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Maps pages of the server's memory.
     fn map_pages(&self, fd: &OwnedFd, at: u64, len: usize) -> Result<SharedMem, BusError> {
-        let fate = Arc::new(Fate::default());
+        let lost = Arc::new(AtomicBool::new(false));
         let event = self.link.shared.event_fd().map_err(|source| {
             let what = "duplicating the event descriptor";
             BusError::Os { device: self.name(), what, source }
         })?;
         {
             let mut mapped = self.mapped();
-            mapped.retain(|fate| fate.strong_count() > 0);
-            mapped.push(Arc::downgrade(&fate));
+            mapped.retain(|lost| lost.strong_count() > 0);
+            mapped.push(Arc::downgrade(&lost));
         }
-        let memory = map_revocable(fd.as_fd(), at, len, Watch { fate, event });
+        let memory = map_revocable(fd.as_fd(), at, len, Watch { lost, event });
         memory.map_err(|error| self.dma_error(error))
     }
 
@@ -335,7 +336,10 @@ impl Bus for VfioUserBus {
     }
 
     fn events(&self) -> Vec<DeviceEvent> {
-        let lost = |fate: &Weak<Fate>| fate.upgrade().is_some_and(|fate| fate.ended().is_some());
+        // Acquire: pairs with the guard's release.
+        let lost = |lost: &Weak<AtomicBool>| {
+            lost.upgrade().is_some_and(|lost| lost.load(Ordering::Acquire))
+        };
         if self.mapped().iter().any(lost) {
             self.link.shared.trouble("the device server took mapped doorbells away");
         }

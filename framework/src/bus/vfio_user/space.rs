@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::error::LinkError;
 use super::link::Link;
 use crate::bus::proof::{PartitionId, PartitionQuiesced, Unmapped};
-use crate::dma::iova::MSI_HOLE;
+use crate::dma::iova::{USUAL_RANGES, within};
 use crate::dma::{Access, DmaError, DmaSpace, Mapping, Memfd, Prefault};
 use crate::vfio_user::message::{DmaMap, DmaUnmap};
 use crate::vfio_user::{Capabilities, Request};
@@ -42,8 +42,8 @@ impl ServerSpace {
 
 impl DmaSpace for ServerSpace {
     fn ranges(&self) -> Vec<Range<u64>> {
-        // No IOMMU says anything: as an x86 one with 48-bit addresses would.
-        vec![0..MSI_HOLE.start, MSI_HOLE.end..1 << 48]
+        // No IOMMU says anything.
+        USUAL_RANGES.to_vec()
     }
 
     fn map(
@@ -59,10 +59,7 @@ impl DmaSpace for ServerSpace {
         if [iova, offset, len].iter().any(|n| !n.is_multiple_of(self.page)) || len == 0 {
             return Err(bad("not whole pages of a size that the device server maps"));
         }
-        let inside = |range: Range<u64>| {
-            range.start <= iova && iova.checked_add(len).is_some_and(|end| end <= range.end)
-        };
-        if !self.ranges().into_iter().any(inside) {
+        if !within(&USUAL_RANGES, iova, len) {
             return Err(bad("outside of what can be mapped"));
         }
         // For the accesses that the server makes by messages.
@@ -107,11 +104,10 @@ impl DmaSpace for ServerSpace {
         mapping: Mapping,
         proof: &PartitionQuiesced,
     ) -> Result<Unmapped, (Mapping, DmaError)> {
-        let Mapping { iova, len, partition } = mapping;
-        if proof.partition() != partition {
-            let why = "the proof is for another partition";
-            return Err((mapping, DmaError::BadRange { iova, len, why }));
+        if let Err(error) = mapping.check(proof) {
+            return Err((mapping, error));
         }
+        let Mapping { iova, len, .. } = mapping;
         let unmap = DmaUnmap { argsz: DmaUnmap::ARGSZ, flags: 0, address: iova, size: len };
         match self.link.done(&Request::DmaUnmap(unmap), Vec::new()) {
             Ok(()) => {}

@@ -3,11 +3,13 @@
 //! A doorbell in a device's BAR is mapped from a descriptor whose pages another can take away at any
 //! time: the broker that revokes it, a reset of the device, its removal. The next store to it raises
 //! SIGBUS, which ends a process that does not expect it. [`map_revocable`] makes such a mapping, and
-//! installs, once per process, a SIGBUS handler that turns the fault into the typed end of a queue:
+//! installs, once per process, a SIGBUS handler that turns the fault into a word to whom it concerns:
 //! it puts an anonymous page in the place of the mapping, so that the store (and all later ones)
-//! succeed and reach nobody; sets the queue's [`Fate`] to [`EndReason::DoorbellLost`]; and signals the
-//! queue's eventfd, so that whoever waits for a completion looks at the fate. The data path does not
-//! change by an instruction.
+//! succeed and reach nobody; sets the flag of the mapping's [`Watch`]; and signals its eventfd, so that
+//! its owner looks at the flag. The data path does not change by an instruction.
+//!
+//! A fault does not say why the mapping was taken away, so it ends no queue. A client's thread, which
+//! the eventfd wakes, waits for who knows: the broker, or the end of the connection (`client/link.rs`).
 //!
 //! # Other SIGBUS handlers
 //!
@@ -38,9 +40,9 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use doorbell_queues::{EndReason, Fate, SharedMem};
+use doorbell_queues::SharedMem;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 
 use self::table::{Found, Place, Table};
@@ -57,18 +59,20 @@ static PREVIOUS: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
 /// Whom to tell that a mapping was taken away.
 #[derive(Debug)]
 pub struct Watch {
-    /// The fate of the queue whose doorbells lie in the mapping.
-    pub fate: Arc<Fate>,
-    /// The eventfd that the queue's tasks wait for. It should not block when it is full.
+    /// Set at the first access to a page that was taken away, and never taken back.
+    pub lost: Arc<AtomicBool>,
+    /// Signalled after that: an eventfd, which should not block when it is full.
     pub event: OwnedFd,
 }
 
 impl Watch {
-    /// Called by the signal handler: atomics and one write(2).
+    /// Called by the signal handler: an atomic and one write(2).
     fn tell(&self) {
-        self.fate.end(EndReason::DoorbellLost, false);
-        // A full counter is readable, so the tasks wake; any other failure leaves them to the broker's
-        // word and to their time limits.
+        // Release: pairs with the acquire of who looks. Set before the signal, so who is woken by that
+        // finds it.
+        self.lost.store(true, Ordering::Release);
+        // A full counter is readable, so its reader wakes; any other failure leaves a queue to the
+        // broker's word and its tasks to their time limits.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Layout`] decides where things lie: the width of each BAR, and the MSI-X table and PBA. Both
 //! have pages of their own, so that the pages with doorbells stay mappable; they lie in a BAR of
-//! their own if one is free, else behind the registers of the last BAR. [`ConfigSpace`] is 4096
+//! their own if one is free, else behind the registers of the last BAR. [`SyntheticConfig`] is 4096
 //! bytes with a write mask for every bit; a write reports what it asks of the device.
 //!
 //! | offset | |
@@ -68,13 +68,13 @@ pub enum ConfigEvent {
 
 /// A software device's config space.
 #[derive(Debug, Clone)]
-pub struct ConfigSpace {
+pub struct SyntheticConfig {
     now: Fields,
     power_on: Fields,
     msix: bool,
 }
 
-impl ConfigSpace {
+impl SyntheticConfig {
     /// Config space as after power-on. `pin` says whether the device can interrupt by its pin
     /// (INTA#).
     #[must_use]

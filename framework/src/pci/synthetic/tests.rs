@@ -11,13 +11,13 @@ fn region(index: u8, size: u64) -> Region {
     Region { index, size, mappable: vec![] }
 }
 
-fn nvme() -> (Layout, ConfigSpace) {
+fn nvme() -> (Layout, SyntheticConfig) {
     let layout = Layout::new(&[region(0, 0x4000)], 33).unwrap();
-    let config = ConfigSpace::new(&identity(), &layout, true);
+    let config = SyntheticConfig::new(&identity(), &layout, true);
     (layout, config)
 }
 
-fn read32(config: &ConfigSpace, at: u64) -> u32 {
+fn read32(config: &SyntheticConfig, at: u64) -> u32 {
     u32::from_le_bytes(config.read(at, 4).unwrap().try_into().unwrap())
 }
 
@@ -178,7 +178,7 @@ fn accesses_outside_are_refused_whole() {
 fn a_device_without_vectors_or_pin_says_so() {
     let layout = Layout::new(&[region(0, 1 << 20)], 0).unwrap();
     assert!(layout.msix().is_none());
-    let config = ConfigSpace::new(&identity(), &layout, false);
+    let config = SyntheticConfig::new(&identity(), &layout, false);
     assert_eq!(config.read(0x49, 1).unwrap(), [0], "the last capability");
     assert_eq!(config.read(0x3d, 1).unwrap(), [0]);
     assert_eq!(read32(&config, 0x84), 0);

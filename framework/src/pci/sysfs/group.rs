@@ -50,7 +50,8 @@ impl Member {
 
 /// True for a driver that hands its devices to user space through VFIO: vfio-pci, and variants of it
 /// for certain devices such as `mlx5_vfio_pci`.
-pub(super) fn is_vfio(driver: &str) -> bool {
+#[must_use]
+pub fn is_vfio(driver: &str) -> bool {
     driver.replace('_', "-").ends_with(VFIO_PCI)
 }
 
@@ -72,6 +73,11 @@ impl Group {
         let kind = optional(&folder.join("type"), PAGE)?;
         let no_iommu = optional(&folder.join("name"), PAGE)?.as_deref() == Some("vfio-noiommu");
         Ok(Self { number, kind, no_iommu, members })
+    }
+
+    /// The members that keep VFIO from using the group.
+    pub fn foreign(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| !member.is_harmless())
     }
 
     /// The members beside a function.
@@ -101,17 +107,20 @@ mod tests {
             ("0000:01:00.1", 0x02_0000, Some("e1000e")),
             ("0000:01:00.2", 0x04_0300, None),
             ("0000:00:1c.0", 0x06_0400, Some("pcieport")),
+            ("0000:01:00.3", 0x02_0000, Some("mlx5_vfio_pci")),
         ];
         for (address, class, driver) in kinds {
             let function = FakeFunction { class, driver, ..FakeFunction::nvme(3) };
             machine.function(at(address), &function).unwrap();
         }
         let group = Group::read(machine.roots(), 3).unwrap();
-        assert_eq!(group.others(at("0000:01:00.0")).count(), 3);
+        assert_eq!(group.others(at("0000:01:00.0")).count(), 4);
         let names = |members: Vec<&Member>| {
             members.into_iter().map(|member| member.name.clone()).collect::<Vec<_>>()
         };
         assert_eq!(names(group.in_the_way(at("0000:01:00.0"))), ["0000:01:00.1"]);
+        assert_eq!(names(group.in_the_way(at("0000:01:00.1"))), Vec::<String>::new());
+        assert_eq!(names(group.foreign().collect()), ["0000:01:00.1"]);
         assert!(Group::read(machine.roots(), 9).unwrap().members.is_empty());
     }
 }

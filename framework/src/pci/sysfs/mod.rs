@@ -35,10 +35,10 @@ pub use bind::{Change, Kernel, Move, MoveError, Outcome, Step, SystemKernel, VFI
 pub use blocks::{BlockDevice, BlockKind};
 pub use error::SysfsError;
 pub use function::{Function, Resource, SrIov, functions};
-pub use group::{Group, Member};
-pub use processes::{Opener, Scan, vfio_holders};
+pub use group::{Group, Member, is_vfio};
+pub use processes::{Opener, Scan, group_holders, vfio_holders};
 pub use read::{names, optional, printable, text};
-pub use ready::{Access, access, vfio_nodes, why_not};
+pub use ready::{Access, access, vfio_file, vfio_nodes, why_not};
 pub use uses::{Use, Uses};
 
 /// Where the kernel's files are.

@@ -42,9 +42,17 @@ pub fn vfio_nodes(roots: &Roots, function: &Function) -> Vec<String> {
         nodes.push(format!("vfio/{group}"));
         nodes.push(format!("vfio/noiommu-{group}"));
     }
-    let own = names(&roots.function(function.address).join("vfio-dev")).unwrap_or_default();
-    nodes.extend(own.into_iter().map(|name| format!("vfio/devices/{name}")));
+    nodes.extend(vfio_file(roots, function.address).map(|name| format!("vfio/devices/{name}")));
     nodes
+}
+
+/// The name of a function's own file in `/dev/vfio/devices`, from Linux 6.6 on, while VFIO's driver has
+/// it.
+#[must_use]
+pub fn vfio_file(roots: &Roots, address: Address) -> Option<String> {
+    let own = names(&roots.function(address).join("vfio-dev")).unwrap_or_default();
+    let numbered = |name: &str| name.strip_prefix("vfio").is_some_and(|n| n.parse::<u32>().is_ok());
+    own.into_iter().find(|name| numbered(name))
 }
 
 /// Why VFIO cannot open a function now, in a sentence that says what to do; `None` if nothing is in

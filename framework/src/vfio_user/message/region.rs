@@ -230,7 +230,7 @@ impl RegionInfoReply {
     }
 
     /// Its bytes. A reply must not be longer than the command's `argsz`: if it is, send
-    /// [`RegionInfoReply::encode_cut`].
+    /// [`RegionInfoReply::cut`] of it.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let start = out.len();
         self.info.encode(out);
@@ -255,12 +255,6 @@ impl RegionInfoReply {
     #[must_use]
     pub fn cut(self) -> Self {
         Self { info: self.info, capabilities: Vec::new() }
-    }
-
-    /// The fixed part alone, for a client that takes no more: it learns from `argsz` what to ask
-    /// for. (As the kernel does, `cap_offset` is 0 then.)
-    pub fn encode_cut(&self, out: &mut Vec<u8>) {
-        RegionInfo { cap_offset: 0, ..self.info }.encode(out);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{ANSWER, ServerError};
 use crate::bus::{BusError, Width};
 use crate::deadline::Deadline;
-use crate::pci::synthetic::{ConfigEvent, ConfigSpace, Layout, MsixTable};
+use crate::pci::synthetic::{ConfigEvent, Layout, MsixTable, SyntheticConfig};
 use crate::soft::signals::PeerEvent;
 use crate::soft::{Control, Harness, HarnessOptions, SoftDevice};
 
@@ -14,7 +14,7 @@ use crate::soft::{Control, Harness, HarnessOptions, SoftDevice};
 pub(super) struct Endpoint {
     harness: Harness,
     pub(super) layout: Layout,
-    pub(super) config: ConfigSpace,
+    pub(super) config: SyntheticConfig,
     pub(super) msix: Option<MsixTable>,
     /// It has an interrupt pin.
     pub(super) pin: bool,
@@ -32,7 +32,7 @@ impl Endpoint {
         let control = harness.control();
         let layout = Layout::new(control.regions(), control.vectors())
             .map_err(|source| ServerError::Layout { device: control.name(), source })?;
-        let config = ConfigSpace::new(control.identity(), &layout, pin);
+        let config = SyntheticConfig::new(control.identity(), &layout, pin);
         let msix = layout.msix().map(MsixTable::new);
         let mut endpoint = Self { harness, layout, config, msix, pin, error: None };
         endpoint.let_go()?;

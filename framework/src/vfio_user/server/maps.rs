@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use doorbell_queues::{Fate, SharedMem};
+use doorbell_queues::SharedMem;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
@@ -42,18 +43,18 @@ struct Backing {
 pub(super) struct Shrunk {
     /// Readable once one has.
     pub(super) event: OwnedFd,
-    fate: Arc<Fate>,
+    lost: Arc<AtomicBool>,
 }
 
 impl Shrunk {
     pub(super) fn new() -> io::Result<Self> {
         let event = new_eventfd().map_err(io::Error::other)?;
-        Ok(Self { event, fate: Arc::default() })
+        Ok(Self { event, lost: Arc::default() })
     }
 
     fn watch(&self) -> Result<Watch, Errno> {
         let event = self.event.try_clone().map_err(|_| Errno::MFILE)?;
-        Ok(Watch { fate: Arc::clone(&self.fate), event })
+        Ok(Watch { lost: Arc::clone(&self.lost), event })
     }
 }
 

@@ -27,6 +27,7 @@ mod link;
 mod listen;
 mod maps;
 mod peer;
+mod reader;
 mod region;
 mod session;
 #[cfg(test)]

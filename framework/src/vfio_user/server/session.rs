@@ -1,42 +1,33 @@
 //! One client, from its connection to its end.
 
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crossbeam_channel::{Receiver as Queue, Sender, bounded};
+use crossbeam_channel::{Receiver as Queue, bounded};
 use rustix::io::Errno;
 
 use super::endpoint::Endpoint;
-use super::events::{AsFdDyn, Event, wait_any};
 use super::link::Link;
 use super::listen::Listener;
 use super::maps::{CLIENT, MOST_MAPS, Maps, NewMap, Shrunk};
 use super::peer::PeerMemory;
 use super::twin::Twin;
-use super::{ANSWER, irqs, region};
+use super::{ANSWER, irqs, reader, region};
 use crate::bus::BusError;
 use crate::deadline::Deadline;
 use crate::vfio_user::message::{
     DeviceInfo, DmaMap, DmaUnmap, IrqInfo, RegionAccess, RegionData, RegionInfo, Version,
     error_message,
 };
-use crate::vfio_user::socket::{Received, Receiver};
 use crate::vfio_user::{
-    Capabilities, Command, Frame, Kind, Limits, MAJOR, MINOR, Reply, Request, TwinSocket, pci,
+    Capabilities, Command, Frame, Kind, MAJOR, MINOR, Reply, Request, TwinSocket, pci,
 };
 
 /// Descriptors of one message (`max_msg_fds`); clients in the field take no more than 16 here.
-const MOST_FDS: usize = 16;
+pub(super) const MOST_FDS: usize = 16;
 /// Commands that wait for the server's thread.
 const QUEUE: usize = 1024;
-/// How long a client may take for its first message, and for the rest of one that it has begun.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long another client may wait for this one to end. The kernel closes the sockets of a client that was
-/// killed a little after its end, and who started the next one knows of the end only.
-const CHANGE: Duration = Duration::from_millis(500);
 
 /// Why a session is over.
 #[derive(Debug)]
@@ -103,7 +94,7 @@ impl<'a> Session<'a> {
             let (reading, memory) = (Arc::clone(&link), Arc::clone(&peer));
             let shrunk = &*shrunk;
             let reader = reader.spawn_scoped(scope, move || {
-                let ended = read(
+                let ended = reader::read(
                     &reading,
                     &memory,
                     &commands,
@@ -373,69 +364,4 @@ fn device_info(asked: &DeviceInfo) -> Result<Reply<'static>, Errno> {
 fn failed(error: &BusError) -> Errno {
     tracing::warn!(%error, "a command failed");
     Errno::IO
-}
-
-/// Reads the connection until it ends. Commands go to `commands`; answers to DMA messages go to
-/// `peer` at once. Whoever else connects meanwhile is turned away.
-fn read(
-    link: &Link,
-    peer: &PeerMemory,
-    commands: &Sender<Frame>,
-    [knock, stop, shrunk]: [&OwnedFd; 3],
-    listener: &Listener,
-) -> Ended {
-    let mut receiver = Receiver::new(Limits::new(region::MOST_DATA as usize, MOST_FDS));
-    let mut waiting = Some(Deadline::after(PATIENCE));
-    // Somebody else waits to be served, and how long yet.
-    let mut another: Option<Deadline> = None;
-    loop {
-        match receiver.receive(link.socket().as_fd()) {
-            Ok(Received::Frame(frame)) => {
-                waiting = None;
-                let command = matches!(frame.header.kind, Kind::Command { .. });
-                if command {
-                    if commands.send(frame).is_err() {
-                        return Ended::Closed;
-                    }
-                } else if !peer.answered(&frame) {
-                    return Ended::Broken("it answered what was not asked".to_owned());
-                }
-                continue;
-            }
-            Ok(Received::Empty) => {}
-            Ok(Received::Closed) => return Ended::Closed,
-            Err(error) => return Ended::Broken(error.to_string()),
-        }
-        if waiting.is_none() && !receiver.is_between() {
-            waiting = Some(Deadline::after(PATIENCE));
-        }
-        if another.as_ref().is_some_and(Deadline::expired) {
-            turn_away(listener);
-            another = None;
-        }
-        let limits = [&waiting, &another].into_iter().flatten().map(Deadline::remaining);
-        let events: [&dyn AsFdDyn; 4] = [stop, shrunk, link.socket(), knock];
-        // Who waits already is not looked for.
-        let events = if another.is_some() { &events[..3] } else { &events[..] };
-        match wait_any(events, limits.min()) {
-            Ok(Some(Event(0))) => return Ended::Stopped,
-            Ok(Some(Event(1))) => {
-                return Ended::Broken("its memory shrank while it was mapped".to_owned());
-            }
-            Ok(Some(Event(2))) => {}
-            Ok(Some(_)) => another = Some(Deadline::after(CHANGE)),
-            Ok(None) if another.as_ref().is_some_and(Deadline::expired) => {}
-            Ok(None) => return Ended::Broken("its message does not come to an end".to_owned()),
-            Err(error) => return Ended::Broken(format!("waiting for it: {error}")),
-        }
-    }
-}
-
-/// One client at a time: closing says so, where silence would not.
-fn turn_away(listener: &Listener) {
-    match listener.accept() {
-        Ok(Some(_)) => tracing::warn!("a second client is turned away: one is served already"),
-        Ok(None) => {}
-        Err(error) => tracing::warn!(%error, "a second client"),
-    }
 }

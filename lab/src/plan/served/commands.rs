@@ -80,6 +80,13 @@ const fn invalid(about: &'static str, arguments: &'static [&'static str], status
     Invalid { about, arguments, status }
 }
 
+/// A Format NVM that formats nothing.
+const FORMAT: Invalid = invalid(
+    "Format NVM to LBA format 15",
+    &["admin-passthru", "--opcode=0x80", "--namespace-id=2", "--cdw10=0xf"],
+    0x10a,
+);
+
 /// Status codes as the base specification has them (3.3.3.2): type in bits 10 to 8, code in bits 7 to 0.
 const INVALID: [Invalid; 16] = [
     invalid("an opcode that does not exist", &["admin-passthru", "--opcode=0x7f"], 0x001),
@@ -108,11 +115,7 @@ const INVALID: [Invalid; 16] = [
     ),
     invalid("feature 0", &["admin-passthru", "--opcode=9", "--cdw10=0"], 0x002),
     invalid("feature f0h", &["admin-passthru", "--opcode=9", "--cdw10=0xf0"], 0x002),
-    invalid(
-        "Format NVM to LBA format 15",
-        &["admin-passthru", "--opcode=0x80", "--namespace-id=2", "--cdw10=0xf"],
-        0x10a,
-    ),
+    FORMAT,
     invalid(
         "Format NVM of namespace 80",
         &["admin-passthru", "--opcode=0x80", "--namespace-id=80"],
@@ -155,17 +158,8 @@ const INVALID: [Invalid; 16] = [
 ];
 
 pub(in crate::plan) fn refusals(cx: &mut Cx<'_>) -> Verdict {
-    let load = namespace(LOAD)?.device;
-    for Invalid { about, arguments, status } in INVALID {
-        let (command, rest) = arguments.split_first().unwrap_or((&"", &[]));
-        let device = if *command == "io-passthru" { load.as_str() } else { CONTROLLER };
-        let mut command = nvme(cx, &[command, device])?;
-        let ended = run(cx, command.args(rest))?;
-        let said = format!("{} {}", String::from_utf8_lossy(&ended.out), ended.err);
-        let found = status_in(&said);
-        check(!ended.status.success() && found == Some(status), || {
-            format!("{about}: status {found:x?} and not {status:x}: {}", said.trim())
-        })?;
+    for command in INVALID {
+        refused(cx, &command)?;
     }
     let entries = json(cx, &["error-log", CONTROLLER])?;
     let entries = entries.get("errors").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -179,6 +173,29 @@ pub(in crate::plan) fn refusals(cx: &mut Cx<'_>) -> Verdict {
         "{} commands refused with the right status, {counted} in the error log",
         INVALID.len()
     ))
+}
+
+/// Sends a command that is not valid.
+fn refused(cx: &mut Cx<'_>, Invalid { about, arguments, status }: &Invalid) -> Result<(), Trouble> {
+    let (command, rest) = arguments.split_first().unwrap_or((&"", &[]));
+    let device = match *command {
+        "io-passthru" => namespace(LOAD)?.device,
+        _ => CONTROLLER.to_owned(),
+    };
+    let mut command = nvme(cx, &[command, &device])?;
+    let ended = run(cx, command.args(rest.iter()))?;
+    let said = format!("{} {}", String::from_utf8_lossy(&ended.out), ended.err);
+    let found = status_in(&said);
+    check(!ended.status.success() && found == Some(*status), || {
+        format!("{about}: status {found:x?} and not {status:x}: {}", said.trim())
+    })
+}
+
+/// Waits for the kernel to have looked at all namespaces. A reset has that done in the background, and says
+/// nowhere in sysfs that it is over. But a command that may change namespaces, by the kernel's list, ends only
+/// after they were looked at anew, whether it has succeeded or not; and so after any look that was asked for before.
+pub(super) fn until_scanned(cx: &mut Cx<'_>) -> Result<(), Trouble> {
+    refused(cx, &FORMAT)
 }
 
 /// The status in what nvme-cli prints: "NVMe status: ...(0x4001)", with the do-not-retry and more bits above.

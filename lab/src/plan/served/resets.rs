@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use super::commands::until_scanned;
 use super::{LOAD, namespace};
 use crate::guest::process::until;
 use crate::pattern;
@@ -19,13 +20,15 @@ const AT: u64 = 40 << 20;
 const TIMES: u64 = 2;
 
 /// Resets the controller (CC.EN) and the function (FLR) while blocks are written; the kernel's driver tries again what
-/// a reset has taken away, so every write must succeed and be read back.
-pub(in crate::plan) fn resets(_: &mut Cx<'_>) -> Verdict {
+/// a reset has taken away, so every write must succeed and be read back. What it does not try again are the commands
+/// by which it looks at namespaces after a reset: each reset waits for the look that the one before has asked for.
+pub(in crate::plan) fn resets(cx: &mut Cx<'_>) -> Verdict {
     let device = namespace(LOAD)?.device;
+    until_scanned(cx)?;
     let done = AtomicBool::new(false);
     let (written, reset) = thread::scope(|scope| {
         let writer = scope.spawn(|| write_until(&device, &done));
-        let reset = reset_all();
+        let reset = reset_all(cx);
         done.store(true, Ordering::Release);
         (writer.join(), reset)
     });
@@ -43,12 +46,15 @@ pub(in crate::plan) fn resets(_: &mut Cx<'_>) -> Verdict {
     ))
 }
 
-fn reset_all() -> Result<(), Trouble> {
+/// The kernel's files answer when the driver has brought the controller up and asked for a look at its namespaces.
+fn reset_all(cx: &mut Cx<'_>) -> Result<(), Trouble> {
     for _ in 0..TIMES {
         fs::write("/sys/class/nvme/nvme0/reset_controller", "1")?;
         live()?;
+        until_scanned(cx)?;
         disk().write("reset", "1")?;
         live()?;
+        until_scanned(cx)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Tests of a queue against a device in memory.
 
 mod basics;
+mod economy;
 mod futures;
 mod garbage;
 mod model;

@@ -91,6 +91,7 @@ impl SoftNvme {
         let oacs = self.supported().fold(0, |bits, opcode| match opcode {
             AdminOpcode::FORMAT_NVM => bits | oacs::FORMAT,
             AdminOpcode::VIRTUALIZATION_MANAGEMENT => bits | oacs::VIRTUALIZATION,
+            AdminOpcode::DOORBELL_BUFFER_CONFIG => bits | oacs::DOORBELL_BUFFER,
             _ => bits,
         });
         let mut id = IdentifyController {

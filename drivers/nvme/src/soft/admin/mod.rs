@@ -18,7 +18,7 @@ pub(crate) use identify::WARNING_TEMPERATURE;
 pub(crate) use queues::Deletion;
 
 /// Admin commands that a controller of this model can have.
-const SUPPORTED: [AdminOpcode; 12] = [
+const SUPPORTED: [AdminOpcode; 13] = [
     AdminOpcode::DELETE_IO_SQ,
     AdminOpcode::CREATE_IO_SQ,
     AdminOpcode::GET_LOG_PAGE,
@@ -30,6 +30,7 @@ const SUPPORTED: [AdminOpcode; 12] = [
     AdminOpcode::GET_FEATURES,
     AdminOpcode::ASYNC_EVENT_REQUEST,
     AdminOpcode::VIRTUALIZATION_MANAGEMENT,
+    AdminOpcode::DOORBELL_BUFFER_CONFIG,
     AdminOpcode::FORMAT_NVM,
 ];
 
@@ -53,9 +54,11 @@ impl SoftNvme {
     /// primary controller's.
     pub(crate) fn supported(&self) -> impl Iterator<Item = AdminOpcode> {
         let (secondary, virtualized) = (self.link.is_some(), !self.secondaries.is_empty());
+        let dbbuf = self.config.dbbuf;
         SUPPORTED.into_iter().filter(move |opcode| match *opcode {
             AdminOpcode::FORMAT_NVM => !secondary,
             AdminOpcode::VIRTUALIZATION_MANAGEMENT => virtualized,
+            AdminOpcode::DOORBELL_BUFFER_CONFIG => dbbuf,
             _ => true,
         })
     }
@@ -84,6 +87,7 @@ impl SoftNvme {
                 self.events.request(origin)?;
                 Ok(Outcome::Parked)
             }
+            AdminOpcode::DOORBELL_BUFFER_CONFIG => self.doorbell_buffer_config(cx, sqe),
             AdminOpcode::FORMAT_NVM => self.format(origin, sqe),
             AdminOpcode::VIRTUALIZATION_MANAGEMENT => self.manage_virtualization(sqe),
             _ => Err(Failure::field(Status::INVALID_OPCODE, byte::OPCODE, 0)),

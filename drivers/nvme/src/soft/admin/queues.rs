@@ -49,7 +49,11 @@ impl SoftNvme {
         }
         let doorbell = self.doorbell(cx, self.regs.cap.cq_doorbell(qid))?;
         let vector = cdw11.ien().then(|| cdw11.iv());
-        self.queues.insert_cq(qid, Cq::new(sqe.prp1, size, vector, doorbell));
+        let mut cq = Cq::new(sqe.prp1, size, vector, doorbell);
+        if let Some(buffers) = self.shadow {
+            cq.shadow = Some(buffers.attach(cx, self.regs.cap.cq_doorbell(qid), size)?);
+        }
+        self.queues.insert_cq(qid, cq);
         Ok(Outcome::Done(0))
     }
 
@@ -70,7 +74,11 @@ impl SoftNvme {
         }
         let size = self.check_ring(sqe, self.regs.entry_sizes_set().0, cdw11.pc())?;
         let doorbell = self.doorbell(cx, self.regs.cap.sq_doorbell(qid))?;
-        self.queues.insert_sq(qid, Sq::new(sqe.prp1, size, cqid, doorbell));
+        let mut sq = Sq::new(sqe.prp1, size, cqid, doorbell);
+        if let Some(buffers) = self.shadow {
+            sq.shadow = Some(buffers.attach(cx, self.regs.cap.sq_doorbell(qid), size)?);
+        }
+        self.queues.insert_sq(qid, sq);
         Ok(Outcome::Done(0))
     }
 

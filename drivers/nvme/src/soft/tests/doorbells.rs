@@ -63,9 +63,12 @@ fn a_tail_that_goes_backwards() {
     bench.tail(1, 10);
     bench.dev.regs.csts = Csts(1);
     let sq = bench.dev.queues.sq(1).unwrap();
-    assert_eq!(sq.look(), super::super::rings::Look::Work);
+    assert_eq!(sq.look(&mut bench.cx), super::super::rings::Look::Work);
     bench.tail(1, 9);
-    assert_eq!(bench.dev.queues.sq(1).unwrap().look(), super::super::rings::Look::Bad(9));
+    assert_eq!(
+        bench.dev.queues.sq(1).unwrap().look(&mut bench.cx),
+        super::super::rings::Look::Bad(9)
+    );
 }
 
 #[test]

@@ -48,22 +48,22 @@ fn queues_lists_and_data_lie_across_many_maps() {
 fn the_pin_is_asserted_until_completions_are_consumed_or_masked() {
     let (mut bench, mut pair) = Bench::with_io();
     // The admin queue's completions are consumed.
-    assert!(!bench.dev.asserts_pin());
+    assert!(!bench.dev.asserts_pin(&mut bench.cx));
     bench.submit(&mut pair, Sqe::io(IoOpcode::FLUSH, 1));
     bench.submit(&mut pair, Sqe::io(IoOpcode::FLUSH, 1));
-    assert!(bench.dev.asserts_pin());
+    assert!(bench.dev.asserts_pin(&mut bench.cx));
     bench.write32(offset::INTMS, 1 << 1);
-    assert!(!bench.dev.asserts_pin(), "its vector is masked");
+    assert!(!bench.dev.asserts_pin(&mut bench.cx), "its vector is masked");
     bench.write32(offset::INTMC, 1 << 1);
     bench.write32(offset::INTMS, 1);
-    assert!(bench.dev.asserts_pin(), "another vector is masked");
+    assert!(bench.dev.asserts_pin(&mut bench.cx), "another vector is masked");
     bench.pop(&mut pair).unwrap();
-    assert!(bench.dev.asserts_pin(), "one is left");
+    assert!(bench.dev.asserts_pin(&mut bench.cx), "one is left");
     bench.pop(&mut pair).unwrap();
-    assert!(!bench.dev.asserts_pin());
+    assert!(!bench.dev.asserts_pin(&mut bench.cx));
     bench.submit(&mut pair, Sqe::io(IoOpcode::FLUSH, 1));
-    assert!(bench.dev.asserts_pin());
+    assert!(bench.dev.asserts_pin(&mut bench.cx));
     bench.write32(offset::CC, 0);
     bench.settle();
-    assert!(!bench.dev.asserts_pin(), "no queue is left");
+    assert!(!bench.dev.asserts_pin(&mut bench.cx), "no queue is left");
 }

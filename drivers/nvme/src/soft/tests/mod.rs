@@ -15,6 +15,7 @@ mod prp;
 mod queues;
 mod registers;
 mod running;
+mod shadow;
 
 use std::time::{Duration, Instant};
 
