@@ -14,7 +14,7 @@ use crate::protocol::Tag;
 
 mod patience;
 
-pub(crate) use patience::Patience;
+pub(crate) use patience::{Patience, YIELD};
 
 /// The wait failed for good: the interrupt can no longer come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use bytemuck::{Pod, Zeroable};
 use doorbell_queues::wait::{arm_word, must_signal};
 use doorbell_queues::{
-    Cells, Doorbell, EndReason, Fate, Interrupt, NextCompletion, Parked, QueueName, QueueParts,
-    QueueProtocol, Rejected, SharedInFlight, SharedMem, SharedQueue, SpinBudget, Tag, WaitError,
-    Word, Word32,
+    Cells, Doorbell, EndReason, EntryStores, Fate, Interrupt, NextCompletion, Parked, QueueName,
+    QueueParts, QueueProtocol, Rejected, SharedInFlight, SharedMem, SharedQueue, SpinBudget, Tag,
+    WaitError, Word, Word32,
 };
 
 /// Nothing here takes a tenth of it, on a busy machine.
@@ -180,7 +180,8 @@ impl Device {
             let mut some = 0;
             while !held.is_empty() && (held.len() > 12 || self.random.below(3) > 0) {
                 let told = self.head_bell.load(Ordering::Acquire) as usize;
-                assert!((told + count - posted % count - 1) % count > 0, "room for each completion");
+                let room = (told + count - posted % count - 1) % count;
+                assert!(room > 0, "room for each completion");
                 let entry = held.swap_remove(self.random.below(held.len()));
                 let done = Done {
                     value: entry.value,
@@ -226,6 +227,7 @@ fn rig(entries: u32, slots: u16, spin: u32, seed: u64) -> (Rig, Device) {
         name: QueueName { device: "stress".into(), queue: 1 },
         submission: sq,
         submission_entries: entries,
+        entry_stores: EntryStores::default(),
         completion: cq,
         completion_entries: entries,
         slots,
@@ -432,9 +434,7 @@ fn a_queue_may_end_under_its_producers() {
                                 |_: u16, _: &mut Buffer| Entry { value, check: !value, tag: 0 };
                             let ended = match rig.queue.submit(buffer, build) {
                                 Ok(future) => wait(future, until, "an outcome").is_err(),
-                                Err(_) => {
-                                    wait(rig.queue.slot_free(), until, "a slot").is_err()
-                                }
+                                Err(_) => wait(rig.queue.slot_free(), until, "a slot").is_err(),
                             };
                             if ended {
                                 return;

@@ -7,10 +7,10 @@ use std::sync::atomic::AtomicBool;
 
 use doorbell_queues::{
     Doorbell, EntryStores, Fate, Queue, QueueName, QueueParts, QueueProtocol, Shadow, SharedMem,
-    SpinBudget, Word32,
+    SharedQueue, SpinBudget, Word32,
 };
 
-use super::handle::QueueHandle;
+use super::handle::{QueueHandle, SharedQueueHandle};
 use super::{ClientError, Inner, QueueSpec};
 use crate::bus::{MappedSignals, SignalWords, Signals};
 use crate::dma::{DmaShared, Memfd, Prefault, Watch, map_revocable};
@@ -230,11 +230,31 @@ impl<P: QueueProtocol> Claimed<P> {
         super::Client { inner: Arc::clone(&self.lease.inner) }
     }
 
-    /// The queue itself. `B` is what a command keeps while the device works on it.
+    /// The queue itself, for one thread at a time. `B` is what a command keeps while the device works on
+    /// it.
     ///
     /// # Errors
     /// [`ClientError::Geometry`] if the grant makes no queue; it is given back then.
     pub fn into_queue<B: Send + 'static>(self) -> Result<QueueHandle<P, B>, ClientError> {
+        let (parts, lease, tier) = self.into_parts()?;
+        let fate = Arc::clone(&parts.fate);
+        Ok(QueueHandle::new(Queue::new(parts)?, fate, lease, tier))
+    }
+
+    /// The queue itself, for many threads at once. `B` is what a command keeps while the device works
+    /// on it.
+    ///
+    /// # Errors
+    /// [`ClientError::Geometry`] if the grant makes no queue; it is given back then.
+    pub fn into_shared_queue<B: Send + 'static>(
+        self,
+    ) -> Result<SharedQueueHandle<P, B>, ClientError> {
+        let (parts, lease, tier) = self.into_parts()?;
+        let fate = Arc::clone(&parts.fate);
+        Ok(SharedQueueHandle::new(SharedQueue::new(parts)?, fate, lease, tier))
+    }
+
+    fn into_parts(self) -> Result<(QueueParts, Lease, Tier), ClientError> {
         let Some(rings) = &self.lease.rings else {
             return Err(self.lease.inner.unusable("the queue was released"));
         };
@@ -266,9 +286,7 @@ impl<P: QueueProtocol> Claimed<P> {
             parts.spin = SpinBudget::adaptive(0);
             self.lease.inner.link.polled_by(self.grant.queue, &poller);
         }
-        let fate = Arc::clone(&parts.fate);
-        let queue = Queue::new(parts)?;
-        Ok(QueueHandle::new(queue, fate, self.lease, self.grant.tier))
+        Ok((parts, self.lease, self.grant.tier))
     }
 }
 

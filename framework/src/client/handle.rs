@@ -1,9 +1,9 @@
-//! [`QueueHandle`]: a queue that a client uses, until it gives it back.
+//! [`QueueHandle`] and [`SharedQueueHandle`]: a queue that a client uses, until it gives it back.
 
 use std::ops::Deref;
 use std::sync::Arc;
 
-use doorbell_queues::{Fate, Queue, QueueProtocol};
+use doorbell_queues::{Fate, Queue, QueueProtocol, SharedQueue};
 
 use super::claim::{Lease, Rings};
 use super::link::Keep;
@@ -11,14 +11,52 @@ use super::{Client, ClientError};
 use crate::tier::Tier;
 use crate::wire::{Refusal, Reply, Request};
 
-/// A queue of this client's own. It derefs to [`Queue`].
+/// A queue for one thread at a time. It derefs to [`Queue`].
+pub type QueueHandle<P, B> = Handle<Queue<P, B>>;
+
+/// A queue for many threads at once. It derefs to [`SharedQueue`].
+pub type SharedQueueHandle<P, B> = Handle<SharedQueue<P, B>>;
+
+/// The two kinds of queue. Sealed.
+pub trait OwnQueue: sealed::Sealed {
+    /// What its commands keep.
+    type Buffer: Send + 'static;
+
+    #[doc(hidden)]
+    fn take_apart(self) -> Vec<Self::Buffer>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+impl<P: QueueProtocol, B> sealed::Sealed for Queue<P, B> {}
+impl<P: QueueProtocol, B> sealed::Sealed for SharedQueue<P, B> {}
+
+impl<P: QueueProtocol, B: Send + 'static> OwnQueue for Queue<P, B> {
+    type Buffer = B;
+
+    fn take_apart(self) -> Vec<B> {
+        self.give_up()
+    }
+}
+
+impl<P: QueueProtocol, B: Send + 'static> OwnQueue for SharedQueue<P, B> {
+    type Buffer = B;
+
+    fn take_apart(self) -> Vec<B> {
+        self.give_up()
+    }
+}
+
+/// A queue of this client's own.
 ///
 /// Dropping it gives the queue back to the broker; buffers that the device may still be writing to,
 /// and the rings, are kept until the broker confirms that the device is done with them, by the
 /// client's thread: the drop does not wait. [`release`](Self::release) does.
 #[derive(Debug)]
-pub struct QueueHandle<P: QueueProtocol, B: Send + 'static> {
-    queue: Option<Queue<P, B>>,
+pub struct Handle<Q: OwnQueue> {
+    queue: Option<Q>,
     fate: Arc<Fate>,
     lease: Lease,
     tier: Tier,
@@ -30,8 +68,8 @@ struct Kept<B> {
     _buffers: Vec<B>,
 }
 
-impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
-    pub(super) fn new(queue: Queue<P, B>, fate: Arc<Fate>, lease: Lease, tier: Tier) -> Self {
+impl<Q: OwnQueue> Handle<Q> {
+    pub(super) fn new(queue: Q, fate: Arc<Fate>, lease: Lease, tier: Tier) -> Self {
         Self { queue: Some(queue), fate, lease, tier }
     }
 
@@ -57,7 +95,7 @@ impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
     /// is known to be done with it.
     fn give_up(&mut self) -> Option<Option<Keep>> {
         let queue = self.queue.take()?;
-        let kept = Kept { _buffers: queue.give_up(), _rings: self.lease.take() };
+        let kept = Kept { _buffers: queue.take_apart(), _rings: self.lease.take() };
         Some(if self.fate.quiesced() { None } else { Some(Box::new(kept)) })
     }
 
@@ -90,10 +128,10 @@ impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
     }
 }
 
-impl<P: QueueProtocol, B: Send + 'static> Deref for QueueHandle<P, B> {
-    type Target = Queue<P, B>;
+impl<Q: OwnQueue> Deref for Handle<Q> {
+    type Target = Q;
 
-    fn deref(&self) -> &Queue<P, B> {
+    fn deref(&self) -> &Q {
         #[expect(
             clippy::expect_used,
             reason = "it is taken by `release` and `drop` only, which own self"
@@ -102,7 +140,7 @@ impl<P: QueueProtocol, B: Send + 'static> Deref for QueueHandle<P, B> {
     }
 }
 
-impl<P: QueueProtocol, B: Send + 'static> Drop for QueueHandle<P, B> {
+impl<Q: OwnQueue> Drop for Handle<Q> {
     fn drop(&mut self) {
         if let Some(keep) = self.give_up() {
             let request = Request::ReleaseQueue { queue: self.lease.queue };

@@ -37,7 +37,7 @@ pub(super) struct FreeSlots {
 /// system. Stacks of threads lie one after the other, 2 MiB each by Rust's default. It is a hint:
 /// any value is right.
 #[inline]
-fn own_word() -> usize {
+pub(super) fn own_word() -> usize {
     let here = 0_u8;
     core::ptr::from_ref(&here).addr() >> 21
 }

@@ -89,6 +89,9 @@ impl<'q, P: QueueProtocol, B> SharedInFlight<'q, P, B> {
     /// Looks at the ring until something comes.
     #[inline(never)]
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Output<P, B>> {
+        if self.queue.poll_turn(cx).is_pending() {
+            return Poll::Pending;
+        }
         match self.queue.spin(Some(&self.command)) {
             Ok(false) => return self.park(cx),
             Ok(true) => {}
@@ -97,9 +100,8 @@ impl<'q, P: QueueProtocol, B> SharedInFlight<'q, P, B> {
         if let Some(taken) = self.take() {
             return Poll::Ready(Ok(taken));
         }
-        // What came is for others. Spinning on would hold them up, and the interrupt need not be
-        // asked for while completions come: back to the end of the executor's line.
-        cx.waker().wake_by_ref();
+        // What came is for others. Spinning on would hold them up.
+        self.queue.let_others_run(cx);
         Poll::Pending
     }
 
@@ -129,8 +131,7 @@ impl<'q, P: QueueProtocol, B> SharedInFlight<'q, P, B> {
                 return Poll::Ready(Ok(taken));
             }
         }
-        // The waker that may be there from before is of this task; it is asked to be polled again.
-        cx.waker().wake_by_ref();
+        self.queue.let_others_run(cx);
         Poll::Pending
     }
 }

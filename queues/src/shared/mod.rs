@@ -1,4 +1,89 @@
-//! placeholder docs
+//! [`SharedQueue`]: a submission and completion queue pair that many threads use at once.
+//!
+//! `Shared` mode of the design. The type is `Send + Sync`; no operation locks, waits for another
+//! thread, allocates or enters the kernel (a kick of a device that sleeps enters it, and so does an
+//! interrupt's arming on some buses; a task that waits for a slot may grow the line). One thread is
+//! better served by [`Queue`](crate::Queue), which needs no atomic read-modify-write at all, and many
+//! by a `Queue` each, where the device has enough of them.
+//!
+//! A command takes the way
+//! `slot -> entry built -> position -> entry stored -> published -> rung -> completion -> slot free`:
+//!
+//! | step | how | in |
+//! |---|---|---|
+//! | slot | one atomic "and" clears its bit; threads begin at different words | `free` |
+//! | entry built | by the caller's closure, which has the slot and nothing else | here |
+//! | position | one fetch-and-add, which cannot fail: there are fewer slots than entries | `positions` |
+//! | published | one swap of the position's own word | `positions` |
+//! | rung | by whoever holds the ringer's baton: one doorbell store for all that is published in a row | `bells` |
+//! | completion | by whoever holds the reaper's baton: settled by one compare-and-swap of the slot's word | `reaper`, `cell` |
+//! | slot free | by the future (or callback, or for an orphan the reaper): one atomic "or" | `free` |
+//!
+//! Slot and position are two atomics and not one on purpose. One could reserve both, but then the
+//! caller's closure would run between a reservation and its publication, where a thread that stops
+//! (or a closure that panics, or that submits and waits for what it submitted) keeps the doorbell from
+//! all later positions. This way that window is ten stores long and has no code of others in it; and the slots'
+//! bits are spread over cache lines, which one word with everything could not be.
+//!
+//! # What a thread that stops can hold up, and what not
+//! A thread may be preempted, or stopped by a debugger, anywhere. If it stops
+//!
+//! | where | others cannot meanwhile | others can |
+//! |---|---|---|
+//! | while it has a slot, building or not | use that slot | everything else |
+//! | between a position's reservation and its publication | have **later** positions rung; these reach the device when it publishes, and then it rings for them, if anyone flushed | submit as long as there are slots, publish, reap, complete; earlier positions are rung |
+//! | as the ringer, with the baton | have anything rung that was published since its last look, or the head acknowledged; it does so when it goes on | submit, publish, reap, complete |
+//! | as the ringer, after the baton, before a kick | have a **sleeping** device woken for what it rang; who rings after it kicks for itself | everything else |
+//! | as the reaper, with the baton | have completions settled that it has not settled; so futures that are polled park or go on spinning | submit, publish, ring, take what is settled, give slots back |
+//! | as the reaper, between a parked future's state and its waker | poll that future to its end, or park it | everything else |
+//! | between taking a callback's completion and calling it, or in a callback or waker | use that slot | everything else: nothing is held then |
+//! | changing the line of those who wait for a slot | join or leave the line, be woken from it: who would join is polled again instead | everything else |
+//!
+//! So a stopped producer never delays others' **reserving, publishing or completing**; it can delay the
+//! **ringing** of positions after its own, until it publishes. A stopped ringer or reaper delays its
+//! work for all. Nobody waits for either: who needs the work asks the holder for it
+//! and goes on (see [delegation](#delegation)).
+//!
+//! # Progress
+//! | operation | guarantee |
+//! |---|---|
+//! | [`submit`](SharedQueue::submit), [`post`](SharedQueue::post) | lock-free: a slot is lost only to another thread that got it; the position is wait-free; full is an error at once |
+//! | [`flush`](SharedQueue::flush) | wait-free for who asks; the holder repeats the work as often as others ask meanwhile, each of whom has made progress |
+//! | polling a future, [`reap`](SharedQueue::reap), [`poll`](SharedQueue::poll) | lock-free; a look at a ring that another thread holds returns at once |
+//! | dropping a future | lock-free: it competes with the reaper for one word, and loses at most twice |
+//! | waiting for a slot | lock-free, not fair while the line is being changed: see above |
+//!
+//! "Full" is what a look over the words of slots found: while other threads give slots back at the same
+//! moment it may be said though at each single moment some slot was free.
+//!
+//! # Delegation
+//! Ringing must be in order, because a doorbell carries an absolute tail; reaping too, because a
+//! completion ring has one head. Each is done by the holder of a baton. Who finds it taken leaves a
+//! request in the same word and goes; the holder cannot let go without seeing it. (Flat combining: see
+//! `cell/baton.rs` for the citation.) So everything published before a flush is rung by it, by the
+//! holder that it asked, or by the producer of the position that is not yet published.
+//!
+//! A task that parks makes such a request too, after it has armed the interrupt: a completion that the
+//! reaper's last look missed is seen by the next one, and one that comes later fires the interrupt.
+//! Wakers are called only of futures that parked.
+//!
+//! # Where it differs from `Single`
+//! * A poll of a future that is done flushes only if it is the future's first poll.
+//! * [`reap`](SharedQueue::reap) settles first and calls then, so callbacks come after the buffers of
+//!   orphans were dropped; [`reap`](SharedQueue::reap) and [`poll`](SharedQueue::poll) return 0 while
+//!   another thread reaps.
+//! * A completion beyond the number of commands told is a violation at once, whatever its tag: the
+//!   positions' invariants rest on it, and so hold whatever a device writes.
+//! * After the queue's end the slot of a command whose buffer was handed back as lost stays in use.
+//!
+//! Code of others (builders, callbacks, wakers, buffers' drop, kicks, the interrupt) runs while
+//! nothing is held, so it may use the queue.
+//!
+//! # Verified by
+//! Loom models of batons, reservation, ringing and parking (`models`), each with a planted mistake that
+//! must be found; a property test that compares it step by step with a `Single` queue, also with a
+//! device that lies; a stress test with threads, cancellations and a device that completes out of order.
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -6,14 +91,17 @@ use core::fmt;
 
 use crate::error::{BadGeometry, QueueError, RejectReason, Rejected, Violation};
 use crate::fate::{EndReason, Fate};
-use crate::mem::{Cells, SharedMem};
+use crate::mem::{CellArray, CellWords, Cells, EntryStores, SharedMem, store_fence};
 use crate::protocol::{QueueName, QueueProtocol, Tag};
 use crate::queue::{Completed, QueueParts};
 use crate::wait::{Interrupt, SpinBudget};
 
 mod batch;
 mod bells;
-#[allow(unsafe_code, reason = "cells that threads hand to each other: each site lists its obligations")]
+#[allow(
+    unsafe_code,
+    reason = "cells that threads hand to each other: each site lists its obligations"
+)]
 mod cell;
 mod free;
 mod in_flight;
@@ -27,6 +115,7 @@ mod sync;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
+mod turns;
 mod waiting;
 
 pub use in_flight::SharedInFlight;
@@ -38,6 +127,7 @@ use line::Line;
 use positions::Positions;
 use reaper::{Look, Peek, Reaper};
 use sync::AtomicBool;
+use turns::Turns;
 
 /// The slots of a shared queue.
 type Slots<P, B> = SlotTable<<P as QueueProtocol>::Outcome, B, Reaper<P>>;
@@ -51,6 +141,7 @@ pub struct SharedQueue<P: QueueProtocol, B> {
     // Read by every operation and written by none: together, and apart from the rest.
     fate: Arc<Fate>,
     entries: Cells<P::Entry>,
+    non_temporal: bool,
     completions: Cells<P::Completion>,
     interrupt: Box<dyn Interrupt>,
     /// The completion ring's memory, for whoever looks on the queue's behalf.
@@ -66,6 +157,7 @@ pub struct SharedQueue<P: QueueProtocol, B> {
     bells: Bells,
     peek: Peek,
     spin: Delegated<core::cell::Cell<SpinBudget>>,
+    turns: Turns,
     line: Line,
 }
 
@@ -102,15 +194,13 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         let (entries, ring) = parts.rings::<P>()?;
         // For a look without the baton.
         let (_, completions) = parts.rings::<P>()?;
-        let bells = Bells::new(
-            parts.submission_doorbell,
-            parts.completion_doorbell,
-            completions.count(),
-        );
+        let bells =
+            Bells::new(parts.submission_doorbell, parts.completion_doorbell, completions.count());
         Ok(Self {
             fate: parts.fate,
             positions: Positions::new(entries.count()),
             entries,
+            non_temporal: parts.entry_stores == EntryStores::NonTemporal,
             completions,
             interrupt: parts.interrupt,
             completion_memory: parts.completion,
@@ -121,6 +211,7 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
             bells,
             peek: Peek::new(),
             spin: Delegated::new(core::cell::Cell::new(parts.spin)),
+            turns: Turns::new(),
             line: Line::new(),
         })
     }
@@ -170,7 +261,8 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         buffer: B,
         build: impl FnOnce(u16, &mut B) -> P::Entry,
     ) -> Result<SharedInFlight<'_, P, B>, Rejected<B>> {
-        self.place(buffer, build, Reserved::commit).map(|command| SharedInFlight::new(self, command))
+        self.place(buffer, build, Reserved::commit)
+            .map(|command| SharedInFlight::new(self, command))
     }
 
     /// Submits an entry whose completion goes to the callback of [`reap`](Self::reap), whichever
@@ -209,11 +301,23 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         let committed = commit(slot, buffer);
         // From here to the publication later positions cannot be rung: no code of others runs.
         let position = self.positions.reserve();
-        self.entries.write(self.positions.laps().index(position), &entry);
+        self.store(position, &entry);
         if self.positions.publish(position) {
             self.ring();
         }
         Ok(committed)
+    }
+
+    #[inline(always)]
+    fn store(&self, position: u64, entry: &P::Entry) {
+        let words = self.entries.words(self.positions.laps().index(position));
+        if self.non_temporal {
+            words.stream(entry);
+            // Each producer its own: only who stored past the caches can see to it.
+            store_fence();
+        } else {
+            words.write(entry);
+        }
     }
 
     #[cold]

@@ -4,10 +4,10 @@ use core::cell::Cell;
 use core::fmt;
 use core::task::Waker;
 
+use super::SharedQueue;
 use super::batch::{Act, Batch};
 use super::cell::{Orphan, Settled, Turn};
 use super::sync::{AtomicU32, Ordering, Padded};
-use super::SharedQueue;
 use crate::error::{QueueError, Violation};
 use crate::fate::EndReason;
 use crate::mem::Cells;
@@ -31,12 +31,7 @@ pub(super) struct Reaper<P: QueueProtocol> {
 impl<P: QueueProtocol> Reaper<P> {
     pub(super) fn new(completions: Cells<P::Completion>) -> Self {
         let [taken, head] = [const { Cell::new(0) }; 2];
-        Self {
-            ring: CompletionRing::new(completions),
-            taken,
-            head,
-            waking: Cell::new(usize::MAX),
-        }
+        Self { ring: CompletionRing::new(completions), taken, head, waking: Cell::new(usize::MAX) }
     }
 }
 
@@ -225,17 +220,20 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         batch: &mut Batch<After<'q, P, B>>,
         looked: &mut Looked,
     ) -> Result<Pass, Violation> {
-        if self.wake_all.load(Ordering::Relaxed) || turn.waking.get() < self.capacity() {
-            if let Pass::Full = self.take_wakers(turn, batch) {
-                return Ok(Pass::Full);
-            }
+        if (self.wake_all.load(Ordering::Relaxed) || turn.waking.get() < self.capacity())
+            && let Pass::Full = self.take_wakers(turn, batch)
+        {
+            return Ok(Pass::Full);
         }
         while looked.settled < what.budget {
             // One completion may leave an orphan and a waker.
             if !batch.has_room(2) {
                 return Ok(Pass::Full);
             }
-            let Some(completion) = turn.ring.pop()? else { break };
+            let Some(completion) = turn.ring.pop() else {
+                turn.ring.missed()?;
+                break;
+            };
             let tag = P::tag(&completion);
             self.check(turn, tag, P::submission_head(&completion))?;
             looked.settled += 1;

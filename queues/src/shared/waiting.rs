@@ -78,10 +78,7 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
     /// used up; true but in the last case. The first look notices a queue that has ended; so does
     /// the one of [`park`](Self::park), which follows a spin in vain.
     #[inline]
-    pub(super) fn spin(
-        &self,
-        command: Option<&CommandOf<'_, P, B>>,
-    ) -> Result<bool, QueueError> {
+    pub(super) fn spin(&self, command: Option<&CommandOf<'_, P, B>>) -> Result<bool, QueueError> {
         let own = command.map(CommandOf::<P, B>::tag);
         let look = || {
             let (looked, result) = self.look(Look { own, ..Look::up_to(usize::MAX) });
@@ -116,12 +113,36 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         Some(value)
     }
 
+    /// Before a wait: Pending if the thread owes a turn to what else it serves. The task is then
+    /// woken when that is over, whatever its command does.
+    #[inline]
+    pub(super) fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.turns.count_wait() { self.ask_for_turn(cx) } else { Poll::Ready(()) }
+    }
+
+    #[cold]
+    fn ask_for_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = self.interrupt.poll_turn(cx);
+        if polled.is_ready() {
+            self.turns.taken();
+        }
+        polled
+    }
+
+    /// Completions came, but for others: lets those run. The interrupt need not be asked for while
+    /// completions come, so the task goes back to the end of the executor's line.
+    pub(super) fn let_others_run(&self, cx: &Context<'_>) {
+        self.turns.count_yield();
+        cx.waker().wake_by_ref();
+    }
+
     /// Arms the interrupt, looks once more, and registers the task. Ready means: look again.
     pub(super) fn park(
         &self,
         cx: &mut Context<'_>,
         parked: &mut Parked,
     ) -> Poll<Result<(), QueueError>> {
+        self.turns.count_yield();
         self.bells.acknowledge(&self.positions, || self.is_alive());
         self.interrupt.arm(&self.next_completion());
         // What appeared before the interrupt was armed is seen by this look; if another thread has
@@ -197,6 +218,9 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
             }
             if !spun {
                 spun = true;
+                if self.poll_turn(cx).is_pending() {
+                    return Poll::Pending;
+                }
                 if self.spin(None)? {
                     continue;
                 }
@@ -217,8 +241,7 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
                 }
             }
         }
-        // Completions came for others, but no slot: let those others run.
-        cx.waker().wake_by_ref();
+        self.let_others_run(cx);
         Poll::Pending
     }
 }

@@ -144,7 +144,8 @@ impl<T> Deref for Turn<'_, T> {
         return self.owner.value.with(|at| unsafe { &*at });
         #[cfg(loom)]
         // SAFETY: as above.
-        return unsafe { self.value.as_ref().map(|at| &*at.deref()) }.expect("the turn has not ended");
+        return unsafe { self.value.as_ref().map(|at| &*at.deref()) }
+            .expect("the turn has not ended");
     }
 }
 

@@ -13,8 +13,8 @@ mod settled;
 mod slots;
 
 pub(super) use baton::{Delegated, Turn};
-pub(super) use once::WriteOnce;
 pub(super) use command::{Command, Orphan, Reserved, WakerSet};
+pub(super) use once::WriteOnce;
 pub(super) use slots::{Settled, SlotTable};
 
 /// A cell that threads take turns at: `core`'s, or loom's, which notices two at once.

@@ -252,7 +252,9 @@ type Look = fn(&'static Table, &LoomWord, Tag);
 
 fn look(table: &'static Table, ring: &LoomWord, tag: Tag, ask: bool) {
     let reaper = table.reaper();
-    let Some(mut turn) = (if ask { reaper.take_or_ask() } else { reaper.try_take() }) else { return };
+    let Some(mut turn) = (if ask { reaper.take_or_ask() } else { reaper.try_take() }) else {
+        return;
+    };
     let mut woken = None;
     loop {
         if turn.get() == 0 && ring.load(Ordering::Acquire) == 1 {
