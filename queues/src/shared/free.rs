@@ -22,13 +22,14 @@ const FEW: usize = 8;
 /// The free slots of a queue.
 ///
 /// # Invariants
-/// * Slot `n` is bit `n % per_word` of word `n / per_word`; bits above `per_word`, or of slots that
-///   do not exist, are never set.
+/// * Slot `n` is bit `n % 2^shift` of word `n / 2^shift`; bits above, or of slots that do not exist,
+///   are never set.
 /// * A set bit is a free slot. Who clears it has the slot, alone, until it sets it again.
 #[derive(Debug)]
 pub(super) struct FreeSlots {
     words: Box<[Padded<AtomicU64>]>,
-    per_word: usize,
+    /// A power of two, because a division takes longer than all the rest.
+    shift: u32,
 }
 
 /// A word to begin with: another for each thread, mostly.
@@ -47,13 +48,13 @@ impl FreeSlots {
     pub(super) fn new(count: u16) -> Self {
         let count = usize::from(count);
         let words = count.div_ceil(64).max(count.div_ceil(FEW).min(SPREAD)).next_power_of_two();
-        let per_word = count.div_ceil(words);
+        let per_word = count.div_ceil(words).next_power_of_two();
         let bits = |word: usize| {
             let slots = count.saturating_sub(word * per_word).min(per_word);
             if slots == 64 { u64::MAX } else { (1 << slots) - 1 }
         };
         let words = (0..words).map(|word| Padded(AtomicU64::new(bits(word)))).collect();
-        Self { words, per_word }
+        Self { words, shift: per_word.trailing_zeros() }
     }
 
     /// Takes a free slot. `None` if none was found; under threads that give slots back at the same
@@ -78,7 +79,7 @@ impl FreeSlots {
                 // read-modify-writes, so that any number of them may lie between).
                 let before = word.fetch_and(!(1 << bit), Ordering::Acquire);
                 if before & 1 << bit != 0 {
-                    return Some(at * self.per_word + bit as usize);
+                    return Some((at << self.shift) + bit as usize);
                 }
                 // Someone else got it: progress, though not ours.
                 free = before;
@@ -98,8 +99,8 @@ impl FreeSlots {
     /// With an ordering, so that a model can show what a weaker one does.
     #[inline]
     pub(super) fn give_with(&self, slot: usize, order: Ordering) {
-        if let Some(word) = self.words.get(slot / self.per_word) {
-            word.fetch_or(1 << (slot % self.per_word), order);
+        if let Some(word) = self.words.get(slot >> self.shift) {
+            word.fetch_or(1 << (slot & ((1 << self.shift) - 1)), order);
         }
     }
 

@@ -21,13 +21,15 @@ use super::sync::{AtomicU32, AtomicU64, Ordering, Padded};
 pub(super) struct Laps {
     count: u64,
     /// The exponent, if `count` is a power of two: most are, and a division takes longer than all
-    /// the rest of a reservation.
-    shift: Option<u32>,
+    /// the rest of a reservation. Otherwise [`NO_POWER`].
+    shift: u32,
 }
+
+const NO_POWER: u32 = 64;
 
 impl Laps {
     pub(super) fn new(count: usize) -> Self {
-        let shift = count.is_power_of_two().then(|| count.trailing_zeros());
+        let shift = if count.is_power_of_two() { count.trailing_zeros() } else { NO_POWER };
         Self { count: count as u64, shift }
     }
 
@@ -35,21 +37,21 @@ impl Laps {
         self.count
     }
 
+    /// The number of the pass, modulo 2^31, and the index in the ring.
+    #[inline]
+    fn split(&self, number: u64) -> (u32, usize) {
+        let (lap, index) = if self.shift == NO_POWER {
+            (number / self.count, number % self.count)
+        } else {
+            (number >> (self.shift & 63), number & (self.count - 1))
+        };
+        (lap as u32 & u32::MAX >> 1, index as usize)
+    }
+
     /// The index in the ring.
     #[inline]
     pub(super) fn index(&self, number: u64) -> usize {
-        let index = match self.shift {
-            Some(_) => number & (self.count - 1),
-            None => number % self.count,
-        };
-        index as usize
-    }
-
-    /// The number of the pass, modulo 2^31.
-    #[inline]
-    fn lap(&self, number: u64) -> u32 {
-        let lap = self.shift.map_or_else(|| number / self.count, |shift| number >> shift);
-        lap as u32 & u32::MAX >> 1
+        self.split(number).1
     }
 }
 
@@ -87,9 +89,11 @@ impl Positions {
         self.laps
     }
 
+    /// The word of a position, and what it holds until the position is published.
     #[inline]
-    fn word(&self, position: u64) -> &AtomicU32 {
-        &self.published[self.laps.index(position)]
+    fn word(&self, position: u64) -> (&AtomicU32, u32) {
+        let (lap, index) = self.laps.split(position);
+        (&self.published[index], lap << 1)
     }
 
     /// Takes the next position. The caller holds a slot that it has not used for another one.
@@ -119,8 +123,8 @@ impl Positions {
     /// With an ordering, so that a model can show what a weaker one does.
     #[inline]
     pub(super) fn publish_with(&self, position: u64, order: Ordering) -> bool {
-        let next = self.laps.lap(position).wrapping_add(1) << 1;
-        self.word(position).swap(next, order) & MARK != 0
+        let (word, waiting) = self.word(position);
+        word.swap(waiting.wrapping_add(2), order) & MARK != 0
     }
 
     /// True if positions may be reserved that the device has not been told of. A caller's own are
@@ -145,8 +149,7 @@ impl Positions {
     pub(super) fn scan(&self) -> u64 {
         let mut at = self.rung.load(Ordering::Relaxed);
         loop {
-            let word = self.word(at);
-            let waiting = self.laps.lap(at) << 1;
+            let (word, waiting) = self.word(at);
             // Acquire: pairs with `publish`; the doorbell's release passes the entry on.
             let seen = word.load(Ordering::Acquire);
             if seen & !MARK != waiting {

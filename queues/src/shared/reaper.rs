@@ -19,19 +19,26 @@ use crate::ring::CompletionRing;
 /// # Invariants
 /// * `taken` completions were taken of `ring`; no more than the device was told of commands.
 /// * `head` is the submission head that the device reported last, as a position: it only grows, and
-///   is at most what the device was told.
+///   is at most what the device was told. `head_index` is its index.
 /// * Slots from `waking` on may hold wakers that are to be called.
 pub(super) struct Reaper<P: QueueProtocol> {
     ring: CompletionRing<P>,
     taken: Cell<u64>,
     head: Cell<u64>,
+    head_index: Cell<u16>,
     waking: Cell<usize>,
 }
 
 impl<P: QueueProtocol> Reaper<P> {
     pub(super) fn new(completions: Cells<P::Completion>) -> Self {
         let [taken, head] = [const { Cell::new(0) }; 2];
-        Self { ring: CompletionRing::new(completions), taken, head, waking: Cell::new(usize::MAX) }
+        Self {
+            ring: CompletionRing::new(completions),
+            taken,
+            head,
+            head_index: Cell::new(0),
+            waking: Cell::new(usize::MAX),
+        }
     }
 }
 
@@ -273,14 +280,14 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         self.bells.set_taken(taken + 1);
         let Some(reported) = reported else { return Ok(()) };
         let (laps, last) = (self.positions.laps(), turn.head.get());
-        let (from, to) = (laps.index(last) as u64, u64::from(reported));
+        let (from, to) = (u64::from(turn.head_index.get()), u64::from(reported));
         let steps = if to >= from { to - from } else { to + laps.count() - from };
         if to >= laps.count() || last + steps > rung {
-            let index = |position| laps.index(position) as u16;
-            let (last, tail) = (index(last), index(rung));
+            let (last, tail) = (turn.head_index.get(), laps.index(rung) as u16);
             return Err(Violation::ImpossibleHead { reported, last, tail });
         }
         turn.head.set(last + steps);
+        turn.head_index.set(reported);
         Ok(())
     }
 
