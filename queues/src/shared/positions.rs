@@ -48,6 +48,14 @@ impl Laps {
         (lap as u32 & u32::MAX >> 1, index as usize)
     }
 
+    /// Another order of the indices, in which neighbours are a cache line apart: producers that follow
+    /// each other do not share the line of their words. (An odd factor is one to one modulo a power of
+    /// two; a ring of another size has its words in order.)
+    #[inline]
+    fn scatter(&self, index: usize) -> usize {
+        if self.shift == NO_POWER { index } else { (index * 17) & (self.count as usize - 1) }
+    }
+
     /// The index in the ring.
     #[inline]
     pub(super) fn index(&self, number: u64) -> usize {
@@ -93,7 +101,7 @@ impl Positions {
     #[inline]
     fn word(&self, position: u64) -> (&AtomicU32, u32) {
         let (lap, index) = self.laps.split(position);
-        (&self.published[index], lap << 1)
+        (&self.published[self.laps.scatter(index)], lap << 1)
     }
 
     /// Takes the next position. The caller holds a slot that it has not used for another one.
