@@ -103,11 +103,13 @@ pub mod portal;
 pub mod protocol;
 pub mod queue;
 mod ring;
+pub mod shared;
 pub mod slots;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod testing;
 pub mod wait;
+
 mod waiters;
 pub mod wakes;
 
@@ -119,5 +121,6 @@ pub use mem::{Cells, EntryStores, OutOfBounds, SharedMem, Word, Word32};
 pub use portal::PortalIntake;
 pub use protocol::{DoorbellKind, QueueName, QueueProtocol, Tag};
 pub use queue::{Completed, Queue, QueueParts, SlotFree};
+pub use shared::{SharedInFlight, SharedQueue, SharedSlotFree};
 pub use wait::{Interrupt, NextCompletion, Parked, SpinBudget, SpinOnly, WaitError};
 pub use wakes::WakeSet;

@@ -16,7 +16,7 @@ mod budget;
 mod patience;
 
 pub use budget::SpinBudget;
-pub(crate) use patience::Patience;
+pub(crate) use patience::{Patience, YIELD};
 
 /// The wait failed for good: the interrupt can no longer come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -28,7 +28,9 @@ pub mod spec;
 #[cfg(any(feature = "client", feature = "driver"))]
 pub use admin::{ControllerInfo, NamespaceInfo, NvmeAdmin, NvmeReply, Smart};
 #[cfg(feature = "client")]
-pub use client::{BadRange, Completion, Done, Io, IoError, Lba, Namespace, Nvme, NvmeError, Range};
+pub use client::{
+    BadRange, Completion, Done, Io, IoError, Lba, Namespace, Nvme, NvmeError, Range, SharedNvme,
+};
 #[cfg(feature = "driver")]
 pub use driver::NvmeDriver;
 pub use protocol::{NvmeProtocol, Outcome};

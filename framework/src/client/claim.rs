@@ -7,10 +7,10 @@ use std::sync::atomic::AtomicBool;
 
 use doorbell_queues::{
     Doorbell, DoorbellKind, EntryStores, Fate, Queue, QueueName, QueueParts, QueueProtocol, Shadow,
-    SharedMem, SpinBudget, Word32,
+    SharedMem, SharedQueue, SpinBudget, Word32,
 };
 
-use super::handle::QueueHandle;
+use super::handle::{QueueHandle, SharedQueueHandle, Usage};
 use super::{ClientError, Inner, QueueSpec};
 use crate::bus::{MappedSignals, SignalWords, Signals};
 use crate::dma::{DmaShared, Memfd, Prefault, Watch, map_revocable};
@@ -260,11 +260,29 @@ impl<P: QueueProtocol> Claimed<P> {
         super::Client { inner: Arc::clone(&self.lease.inner) }
     }
 
-    /// The queue itself. `B` is what a command keeps while the device works on it.
+    /// The queue itself, for one thread at a time. `B` is what a command keeps while the device works on
+    /// it.
     ///
     /// # Errors
     /// [`ClientError::Geometry`] if the grant makes no queue; it is given back then.
     pub fn into_queue<B: Send + 'static>(self) -> Result<QueueHandle<P, B>, ClientError> {
+        let (parts, usage) = self.into_parts()?;
+        Ok(QueueHandle::new(Queue::new(parts)?, usage))
+    }
+
+    /// The queue itself, for many threads at once. `B` is what a command keeps while the device works
+    /// on it.
+    ///
+    /// # Errors
+    /// [`ClientError::Geometry`] if the grant makes no queue; it is given back then.
+    pub fn into_shared_queue<B: Send + 'static>(
+        self,
+    ) -> Result<SharedQueueHandle<P, B>, ClientError> {
+        let (parts, usage) = self.into_parts()?;
+        Ok(SharedQueueHandle::new(SharedQueue::new(parts)?, usage))
+    }
+
+    fn into_parts(self) -> Result<(QueueParts, Usage), ClientError> {
         let Some(rings) = &self.lease.rings else {
             return Err(self.lease.inner.unusable("the queue was released"));
         };
@@ -303,8 +321,8 @@ impl<P: QueueProtocol> Claimed<P> {
             parts.spin = SpinBudget::adaptive(0);
             self.lease.inner.link.polled_by(self.grant.queue, &poller);
         }
-        let queue = Queue::new(parts)?;
-        Ok(QueueHandle::new(queue, self.line, self.lost, self.lease, self.grant.tier))
+        let Self { line, lost: gone, lease, grant, .. } = self;
+        Ok((parts, Usage { line, gone, lease, tier: grant.tier }))
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`QueueHandle`]: a queue that a client uses, until it gives it back.
+//! [`QueueHandle`] and [`SharedQueueHandle`]: a queue that a client uses, until it gives it back.
 
 use std::fmt;
 use std::future::Future;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use doorbell_queues::{Parked, Queue, QueueError, QueueProtocol};
+use doorbell_queues::{Parked, Queue, QueueError, QueueName, QueueProtocol, SharedQueue};
 
 use super::claim::{Lease, Rings};
 use super::link::Keep;
@@ -17,14 +17,74 @@ use crate::tier::Tier;
 use crate::wait::line::Line;
 use crate::wire::{Refusal, Reply, Request};
 
-/// A queue of this client's own. It derefs to [`Queue`].
+/// A queue for one thread at a time. It derefs to [`Queue`].
+pub type QueueHandle<P, B> = Handle<Queue<P, B>>;
+
+/// A queue for many threads at once. It derefs to [`SharedQueue`].
+pub type SharedQueueHandle<P, B> = Handle<SharedQueue<P, B>>;
+
+/// The two kinds of queue. Sealed.
+pub trait OwnQueue: sealed::Sealed {
+    /// What its commands keep.
+    type Buffer: Send + 'static;
+
+    #[doc(hidden)]
+    fn take_apart(self) -> Vec<Self::Buffer>;
+
+    #[doc(hidden)]
+    fn named(&self) -> &QueueName;
+
+    #[doc(hidden)]
+    fn has_ended(&self) -> Option<QueueError>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+impl<P: QueueProtocol, B> sealed::Sealed for Queue<P, B> {}
+impl<P: QueueProtocol, B> sealed::Sealed for SharedQueue<P, B> {}
+
+impl<P: QueueProtocol, B: Send + 'static> OwnQueue for Queue<P, B> {
+    type Buffer = B;
+
+    fn take_apart(self) -> Vec<B> {
+        self.give_up()
+    }
+
+    fn named(&self) -> &QueueName {
+        self.name()
+    }
+
+    fn has_ended(&self) -> Option<QueueError> {
+        self.ended()
+    }
+}
+
+impl<P: QueueProtocol, B: Send + 'static> OwnQueue for SharedQueue<P, B> {
+    type Buffer = B;
+
+    fn take_apart(self) -> Vec<B> {
+        self.give_up()
+    }
+
+    fn named(&self) -> &QueueName {
+        self.name()
+    }
+
+    fn has_ended(&self) -> Option<QueueError> {
+        self.ended()
+    }
+}
+
+/// A queue of this client's own.
 ///
 /// Dropping it gives the queue back to the broker; buffers that the device may still be writing to,
 /// and the rings, are kept until the broker confirms that the device is done with them, by the
 /// client's thread: the drop does not wait. [`release`](Self::release) does.
 #[derive(Debug)]
-pub struct QueueHandle<P: QueueProtocol, B: Send + 'static> {
-    queue: Option<Queue<P, B>>,
+pub struct Handle<Q: OwnQueue> {
+    queue: Option<Q>,
     line: Arc<Line>,
     /// The device has the queue no more, or its doorbells reach nobody: see `granted.rs`.
     gone: Arc<AtomicBool>,
@@ -38,14 +98,17 @@ struct Kept<B> {
     _buffers: Vec<B>,
 }
 
-impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
-    pub(super) fn new(
-        queue: Queue<P, B>,
-        line: Arc<Line>,
-        gone: Arc<AtomicBool>,
-        lease: Lease,
-        tier: Tier,
-    ) -> Self {
+/// What a queue in use has besides itself.
+pub(super) struct Usage {
+    pub(super) line: Arc<Line>,
+    pub(super) gone: Arc<AtomicBool>,
+    pub(super) lease: Lease,
+    pub(super) tier: Tier,
+}
+
+impl<Q: OwnQueue> Handle<Q> {
+    pub(super) fn new(queue: Q, usage: Usage) -> Self {
+        let Usage { line, gone, lease, tier } = usage;
         Self { queue: Some(queue), line, gone, lease, tier }
     }
 
@@ -54,7 +117,7 @@ impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
     /// or for a command's time limit if that is shorter, the queue ends with
     /// [`EndReason::DoorbellLost`](doorbell_queues::EndReason::DoorbellLost). The queue's end is thus
     /// certain from the first poll on.
-    pub fn ending(&self) -> Ending<'_, P, B> {
+    pub fn ending(&self) -> Ending<'_, Q> {
         Ending { handle: self, parked: Parked { tag: None, since: None } }
     }
 
@@ -80,7 +143,7 @@ impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
     /// is known to be done with it.
     fn give_up(&mut self) -> Option<Option<Keep>> {
         let queue = self.queue.take()?;
-        let kept = Kept { _buffers: queue.give_up(), _rings: self.lease.take() };
+        let kept = Kept { _buffers: queue.take_apart(), _rings: self.lease.take() };
         Some(if self.line.fate.quiesced() { None } else { Some(Box::new(kept)) })
     }
 
@@ -113,20 +176,20 @@ impl<P: QueueProtocol, B: Send + 'static> QueueHandle<P, B> {
     }
 }
 
-/// The wait for a queue's end: [`QueueHandle::ending`].
+/// The wait for a queue's end: [`Handle::ending`].
 #[must_use = "it waits only while it is polled"]
-pub struct Ending<'q, P: QueueProtocol, B: Send + 'static> {
-    handle: &'q QueueHandle<P, B>,
+pub struct Ending<'q, Q: OwnQueue> {
+    handle: &'q Handle<Q>,
     parked: Parked,
 }
 
-impl<P: QueueProtocol, B: Send + 'static> fmt::Debug for Ending<'_, P, B> {
+impl<Q: OwnQueue> fmt::Debug for Ending<'_, Q> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ending").field("queue", self.handle.name()).finish_non_exhaustive()
+        f.debug_struct("Ending").field("queue", self.handle.named()).finish_non_exhaustive()
     }
 }
 
-impl<P: QueueProtocol, B: Send + 'static> Future for Ending<'_, P, B> {
+impl<Q: OwnQueue> Future for Ending<'_, Q> {
     type Output = QueueError;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<QueueError> {
@@ -134,7 +197,7 @@ impl<P: QueueProtocol, B: Send + 'static> Future for Ending<'_, P, B> {
         // Before the look: whoever ends the queue after it finds the task. No event is awaited, so it
         // does not matter who takes one.
         let _ = handle.line.park(&mut self.parked, cx.waker(), false);
-        if let Some(error) = handle.ended() {
+        if let Some(error) = handle.has_ended() {
             handle.line.unpark(&self.parked, cx.waker());
             return Poll::Ready(error);
         }
@@ -146,10 +209,10 @@ impl<P: QueueProtocol, B: Send + 'static> Future for Ending<'_, P, B> {
     }
 }
 
-impl<P: QueueProtocol, B: Send + 'static> Deref for QueueHandle<P, B> {
-    type Target = Queue<P, B>;
+impl<Q: OwnQueue> Deref for Handle<Q> {
+    type Target = Q;
 
-    fn deref(&self) -> &Queue<P, B> {
+    fn deref(&self) -> &Q {
         #[expect(
             clippy::expect_used,
             reason = "it is taken by `release` and `drop` only, which own self"
@@ -158,7 +221,7 @@ impl<P: QueueProtocol, B: Send + 'static> Deref for QueueHandle<P, B> {
     }
 }
 
-impl<P: QueueProtocol, B: Send + 'static> Drop for QueueHandle<P, B> {
+impl<Q: OwnQueue> Drop for Handle<Q> {
     fn drop(&mut self) {
         if let Some(keep) = self.give_up() {
             let request = Request::ReleaseQueue { queue: self.lease.queue };

@@ -47,7 +47,7 @@ mod spec;
 pub use builder::ClientBuilder;
 pub use claim::Claimed;
 pub use error::ClientError;
-pub use handle::{Ending, QueueHandle};
+pub use handle::{Ending, Handle, OwnQueue, QueueHandle, SharedQueueHandle};
 pub use spec::QueueSpec;
 
 use link::{Answer, Link};

@@ -29,10 +29,10 @@ mod wakes;
 
 /// A shared word. `Arc` so that threads can have it.
 #[derive(Clone)]
-struct LoomWord(Arc<AtomicU32>);
+pub(crate) struct LoomWord(Arc<AtomicU32>);
 
 impl LoomWord {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(AtomicU32::new(0)))
     }
 }

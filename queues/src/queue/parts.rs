@@ -62,7 +62,7 @@ type Rings<P> = (Cells<<P as QueueProtocol>::Entry>, Cells<<P as QueueProtocol>:
 
 impl QueueParts {
     /// Checks the numbers against each other and the memory.
-    pub(super) fn rings<P: QueueProtocol>(&self) -> Result<Rings<P>, BadGeometry> {
+    pub(crate) fn rings<P: QueueProtocol>(&self) -> Result<Rings<P>, BadGeometry> {
         const {
             assert!(
                 P::PHASE_WORD.is_multiple_of(4) && P::PHASE_WORD < size_of::<P::Completion>(),

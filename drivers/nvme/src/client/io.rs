@@ -9,52 +9,48 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use doorbell::client::Ending;
 use doorbell::dma::{DmaBox, DmaShared};
-use doorbell_queues::{RejectReason, Rejected, SlotFree};
+use doorbell_queues::{RejectReason, Rejected};
 
 use super::Nvme;
 use super::error::{IoError, NvmeError};
+use super::mode::{Mode, Single, Tagged};
 use super::payload::Payload;
-use super::request::{Command, Request};
+use super::request::Request;
 use super::window::{Progress, Stalled, Window};
-use crate::protocol::NvmeProtocol;
-
-/// A wait for a free slot.
-type FreeSlot<'n> = SlotFree<'n, NvmeProtocol, Payload>;
 
 /// A request on its way. The buffer is in a command's slot or in here, in one place at a time.
-enum State<'n> {
+enum State<'n, M: Mode> {
     /// It was refused, or the queue had ended.
     Refused(Box<IoError>),
     /// Every slot was in flight.
-    Waiting { slot: FreeSlot<'n>, payload: Payload },
+    Waiting { slot: M::SlotFree<'n>, payload: Payload },
     /// One command has it all.
-    One(Command<'n>),
+    One(M::InFlight<'n>),
     /// Several commands share it.
-    Many(Window<'n>),
+    Many(Window<'n, M>),
     /// As `Many`, and it waits for a slot.
-    ManyWaiting { slot: FreeSlot<'n>, stalled: Stalled },
+    ManyWaiting { slot: M::SlotFree<'n>, stalled: Stalled },
     /// The device has deleted the queue, says the status of a command: it ends, and the reason comes.
-    Deleted { ending: Ending<'n, NvmeProtocol, Payload>, buffer: Option<DmaBox<[u8]>> },
+    Deleted { ending: M::Ending<'n>, buffer: Option<DmaBox<[u8]>> },
     /// The output was given out.
     Over,
 }
 
 /// What [`Io`] and [`Done`] are made of.
-pub(super) struct Transfer<'n> {
-    nvme: &'n Nvme,
+pub(super) struct Transfer<'n, M: Mode> {
+    nvme: &'n Nvme<M>,
     request: Request,
-    state: State<'n>,
+    state: State<'n, M>,
 }
 
 type Output = Result<Option<DmaBox<[u8]>>, Box<IoError>>;
 
-impl<'n> Transfer<'n> {
+impl<'n, M: Mode> Transfer<'n, M> {
     /// A request that was refused.
     #[cold]
     pub(super) fn refused(
-        nvme: &'n Nvme,
+        nvme: &'n Nvme<M>,
         request: Request,
         error: NvmeError,
         buffer: Option<DmaBox<[u8]>>,
@@ -64,7 +60,7 @@ impl<'n> Transfer<'n> {
 
     /// Starts a request that was checked; `buffer` has the length of its blocks, if it moves data.
     #[inline]
-    pub(super) fn start(nvme: &'n Nvme, request: Request, buffer: Option<DmaBox<[u8]>>) -> Self {
+    pub(super) fn start(nvme: &'n Nvme<M>, request: Request, buffer: Option<DmaBox<[u8]>>) -> Self {
         let shared = buffer.map(DmaBox::into_shared);
         if !request.is_single() {
             return Self::start_many(nvme, request, shared);
@@ -79,23 +75,23 @@ impl<'n> Transfer<'n> {
     }
 
     #[inline(never)]
-    fn start_many(nvme: &'n Nvme, request: Request, buffer: Option<DmaShared<[u8]>>) -> Self {
+    fn start_many(nvme: &'n Nvme<M>, request: Request, buffer: Option<DmaShared<[u8]>>) -> Self {
         let mut window = Window::new(buffer);
         window.fill(nvme, &request);
         Self { nvme, request, state: State::Many(window) }
     }
 
     #[cold]
-    fn turned_away(nvme: &'n Nvme, rejected: Rejected<Payload>) -> State<'n> {
+    fn turned_away(nvme: &'n Nvme<M>, rejected: Rejected<Payload>) -> State<'n, M> {
         let Rejected { reason, buffer: payload } = rejected;
         match reason {
-            RejectReason::Full(_) => State::Waiting { slot: nvme.queue().slot_free(), payload },
+            RejectReason::Full(_) => State::Waiting { slot: M::slot_free(nvme.queue()), payload },
             // It never was with the device, so the buffer comes back whatever the device does.
             RejectReason::Ended(error) => Self::lost(error.into(), payload),
         }
     }
 
-    fn lost(error: NvmeError, payload: Payload) -> State<'n> {
+    fn lost(error: NvmeError, payload: Payload) -> State<'n, M> {
         State::Refused(Box::new(IoError { error, buffer: payload.into_buffer() }))
     }
 
@@ -123,7 +119,7 @@ impl<'n> Transfer<'n> {
         if !failed.error.is_deletion() {
             return Poll::Ready(Err(Box::new(failed)));
         }
-        let ending = self.nvme.queue().ending();
+        let ending = M::ending(self.nvme.queue());
         self.state = State::Deleted { ending, buffer: failed.buffer };
         self.poll_slowly(cx)
     }
@@ -142,7 +138,7 @@ impl<'n> Transfer<'n> {
                             done => return Poll::Ready(done),
                         },
                         Progress::NoSlot => {
-                            let slot = self.nvme.queue().slot_free();
+                            let slot = M::slot_free(self.nvme.queue());
                             self.state = State::ManyWaiting { slot, stalled: window.stall() };
                         }
                     }
@@ -180,7 +176,7 @@ impl<'n> Transfer<'n> {
         }
     }
 
-    fn take(&mut self) -> State<'n> {
+    fn take(&mut self) -> State<'n, M> {
         std::mem::replace(&mut self.state, State::Over)
     }
 
@@ -195,7 +191,7 @@ impl<'n> Transfer<'n> {
     }
 }
 
-impl fmt::Debug for Transfer<'_> {
+impl<M: Mode> fmt::Debug for Transfer<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
             State::Refused(_) => "refused",
@@ -217,11 +213,16 @@ impl fmt::Debug for Transfer<'_> {
 /// The commands are placed in the queue when this is made, and the device is told at the first poll
 /// (or by [`Nvme::flush`]). Dropping it at any point is safe: the device finishes what it has, and
 /// the buffer returns to its pool then.
-#[derive(Debug)]
 #[must_use = "a request that nobody awaits reaches the device at the next flush, and its outcome is lost"]
-pub struct Io<'n>(pub(super) Transfer<'n>);
+pub struct Io<'n, M: Mode = Single>(pub(super) Transfer<'n, M>);
 
-impl Future for Io<'_> {
+impl<M: Mode> fmt::Debug for Io<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Io").field(&self.0).finish()
+    }
+}
+
+impl<M: Mode> Future for Io<'_, M> {
     type Output = Result<DmaBox<[u8]>, IoError>;
 
     #[inline]
@@ -238,11 +239,16 @@ impl Future for Io<'_> {
 ///
 /// Placed in the queue when this is made; dropping it at any point is safe, and the device executes
 /// it all the same.
-#[derive(Debug)]
 #[must_use = "a request that nobody awaits reaches the device at the next flush, and its outcome is lost"]
-pub struct Done<'n>(pub(super) Transfer<'n>);
+pub struct Done<'n, M: Mode = Single>(pub(super) Transfer<'n, M>);
 
-impl Future for Done<'_> {
+impl<M: Mode> fmt::Debug for Done<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Done").field(&self.0).finish()
+    }
+}
+
+impl<M: Mode> Future for Done<'_, M> {
     type Output = Result<(), NvmeError>;
 
     #[inline]

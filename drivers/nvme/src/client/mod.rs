@@ -19,6 +19,7 @@
 //! | `extent` | which blocks a request names: every check before the device |
 //! | `request` | a request as commands; how their entries are built |
 //! | `payload` | what a command's slot keeps; a page per slot for PRP lists |
+//! | `mode` | a queue of one thread, or of many |
 //! | `io` | the futures |
 //! | `window` | requests longer than one command |
 //! | `namespace` | reads, writes and the rest |
@@ -31,7 +32,8 @@
 //! if that does not help its queue ends and every future gets an error.
 //!
 //! **Threads.** An [`Nvme`] is `Send` and not `Sync`: one thread at a time uses it, so no operation
-//! locks. It allocates nothing, and enters the kernel only to sleep and to wake a software device
+//! locks. A [`SharedNvme`] is used by many threads at once, lock-free, with the same operations and
+//! futures that are `Send`: for programs whose threads cannot each have a queue. Either allocates nothing, and enters the kernel only to sleep and to wake a software device
 //! that sleeps.
 //!
 //! What it does not do: it does not retry, cache, or order requests; namespaces with metadata or
@@ -41,7 +43,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use doorbell::client::{Client, QueueHandle, QueueSpec};
+use doorbell::client::{Client, QueueSpec};
 use doorbell::dma::{Dma, DmaBox, DmaError};
 use doorbell_queues::{QueueError, Tag};
 
@@ -53,6 +55,7 @@ use crate::spec::Status;
 mod error;
 mod extent;
 mod io;
+mod mode;
 mod namespace;
 mod payload;
 mod request;
@@ -61,6 +64,7 @@ mod window;
 pub use error::{BadNamespace, BadRange, Failed, IoError, NvmeError, Refused};
 pub use extent::Lba;
 pub use io::{Done, Io};
+pub use mode::{CommandDone, Mode, Shared, Single, Tagged};
 pub use namespace::{Namespace, Range};
 pub use payload::Payload;
 
@@ -70,8 +74,10 @@ use payload::SlotPages;
 ///
 /// Dropping it gives the queue back; [`Nvme::release`] does so and waits. Memory that the device may
 /// still use is kept until the broker confirms that it is done.
-pub struct Nvme {
-    queue: QueueHandle<NvmeProtocol, Payload>,
+///
+/// `M` says how threads use it: [`Single`] (one at a time) or [`Shared`] (many at once).
+pub struct Nvme<M: Mode = Single> {
+    queue: M::Queue,
     pages: Arc<SlotPages>,
     max_transfer: u64,
     controller: ControllerInfo,
@@ -79,10 +85,13 @@ pub struct Nvme {
     client: Client,
 }
 
-impl fmt::Debug for Nvme {
+/// An [`Nvme`] that many threads use at once: [`Nvme::claim_shared`].
+pub type SharedNvme = Nvme<Shared>;
+
+impl<M: Mode> fmt::Debug for Nvme<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Nvme")
-            .field("queue", self.queue.name())
+            .field("queue", M::name(&self.queue))
             .field("namespaces", &self.namespaces.len())
             .finish_non_exhaustive()
     }
@@ -100,7 +109,8 @@ pub struct Completion {
 }
 
 impl Nvme {
-    /// Claims a queue pair and learns what the controller and its namespaces are.
+    /// Claims a queue pair for one thread at a time, and learns what the controller and its namespaces
+    /// are.
     ///
     /// A page per command for its PRP list comes from [`Client::dma`], beside the rings; the client's
     /// memory grows if it has no room for them.
@@ -113,6 +123,44 @@ impl Nvme {
     /// [`NvmeError::Client`]: quota, policy, tier, or the broker is gone; [`NvmeError::Dma`] if the
     /// client's arenas have no room.
     pub async fn claim(client: &Client, spec: QueueSpec) -> Result<Self, NvmeError> {
+        Self::claim_in_mode(client, spec).await
+    }
+
+    /// Opens a device for this program alone, without a broker process, and claims a queue of depth
+    /// 64: `soft:nvme,ram=64M`. More queues: [`Nvme::claim`] with [`Nvme::client`].
+    ///
+    /// # Errors
+    /// [`NvmeError::Local`] if the text names no device or the device does not come up; else as
+    /// [`Nvme::claim`].
+    #[cfg(feature = "driver")]
+    pub async fn open(spec: &str) -> Result<Self, NvmeError> {
+        let client = doorbell::local::open(spec, &crate::registry()).await?;
+        Self::claim(&client, QueueSpec::depth(64)).await
+    }
+}
+
+impl SharedNvme {
+    /// As [`Nvme::claim`], for many threads at once.
+    ///
+    /// # Errors
+    /// As [`Nvme::claim`].
+    pub async fn claim_shared(client: &Client, spec: QueueSpec) -> Result<Self, NvmeError> {
+        Self::claim_in_mode(client, spec).await
+    }
+
+    /// As [`Nvme::open`], for many threads at once.
+    ///
+    /// # Errors
+    /// As [`Nvme::open`].
+    #[cfg(feature = "driver")]
+    pub async fn open_shared(spec: &str) -> Result<Self, NvmeError> {
+        let client = doorbell::local::open(spec, &crate::registry()).await?;
+        Self::claim_shared(&client, QueueSpec::depth(64)).await
+    }
+}
+
+impl<M: Mode> Nvme<M> {
+    async fn claim_in_mode(client: &Client, spec: QueueSpec) -> Result<Self, NvmeError> {
         let device: Arc<str> = client.device().name.as_str().into();
         let claimed = client.claim::<NvmeProtocol>(spec).await?;
         // Asked after the queue exists: while one does, no namespace is formatted.
@@ -130,28 +178,16 @@ impl Nvme {
         };
         let pages = SlotPages::new(&memory, page, slots).map_err(|_| NvmeError::Answer(device))?;
         let max_transfer = controller.max_transfer.unwrap_or(u64::MAX).min(page.most_bytes());
-        let queue = claimed.into_queue::<Payload>()?;
+        let queue = M::queue(claimed)?;
         let (client, pages) = (client.clone(), Arc::new(pages));
         Ok(Self { queue, pages, max_transfer, controller, namespaces, client })
-    }
-
-    /// Opens a device for this program alone, without a broker process, and claims a queue of depth
-    /// 64: `soft:nvme,ram=64M`. More queues: [`Nvme::claim`] with [`Nvme::client`].
-    ///
-    /// # Errors
-    /// [`NvmeError::Local`] if the text names no device or the device does not come up; else as
-    /// [`Nvme::claim`].
-    #[cfg(feature = "driver")]
-    pub async fn open(spec: &str) -> Result<Self, NvmeError> {
-        let client = doorbell::local::open(spec, &crate::registry()).await?;
-        Self::claim(&client, QueueSpec::depth(64)).await
     }
 
     /// The namespace `nsid`.
     ///
     /// # Errors
     /// [`NvmeError::Namespace`] if there is none, or it has metadata or protection information.
-    pub fn namespace(&self, nsid: u32) -> Result<Namespace<'_>, NvmeError> {
+    pub fn namespace(&self, nsid: u32) -> Result<Namespace<'_, M>, NvmeError> {
         match self.namespaces.binary_search_by_key(&nsid, |info| info.nsid) {
             Ok(at) => Namespace::new(self, &self.namespaces[at]),
             Err(_) => Err(self.no_namespace(nsid)),
@@ -199,7 +235,7 @@ impl Nvme {
     /// The queue itself: its name, depth, tier, how many commands are in flight.
     #[must_use]
     #[inline]
-    pub fn queue(&self) -> &QueueHandle<NvmeProtocol, Payload> {
+    pub fn queue(&self) -> &M::Queue {
         &self.queue
     }
 
@@ -226,7 +262,7 @@ impl Nvme {
     /// store to a doorbell.
     #[inline]
     pub fn flush(&self) {
-        self.queue.flush();
+        M::flush(&self.queue);
     }
 
     /// Takes up to `budget` completions: those of `post_read` and its kin go to `each`, those of
@@ -244,7 +280,7 @@ impl Nvme {
         budget: usize,
         mut each: impl FnMut(Completion),
     ) -> Result<usize, QueueError> {
-        self.queue.reap(budget, |done| {
+        M::reap(&self.queue, budget, |done| {
             each(Completion {
                 tag: done.tag,
                 status: done.outcome.status,
@@ -259,12 +295,12 @@ impl Nvme {
     /// # Errors
     /// [`NvmeError::Client`] if the broker did not confirm.
     pub async fn release(self) -> Result<(), NvmeError> {
-        Ok(self.queue.release().await?)
+        Ok(M::release(self.queue).await?)
     }
 
     #[inline]
     pub(crate) fn device(&self) -> &Arc<str> {
-        &self.queue.name().device
+        &M::name(&self.queue).device
     }
 
     #[inline]

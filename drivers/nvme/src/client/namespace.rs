@@ -10,6 +10,7 @@ use super::Nvme;
 use super::error::{BadNamespace, BadRange, IoError, NvmeError, Refused};
 use super::extent::{Extent, Geometry, Lba, MOST_BLOCKS};
 use super::io::{Done, Io, Transfer};
+use super::mode::{Mode, Single, Tagged};
 use super::payload::Payload;
 use super::request::Request;
 use crate::admin::NamespaceInfo;
@@ -27,16 +28,23 @@ pub struct Range {
 
 /// A namespace, seen through one queue pair. It is a cheap copy of numbers and a borrow of its
 /// [`Nvme`].
-#[derive(Clone, Copy)]
-pub struct Namespace<'n> {
-    nvme: &'n Nvme,
+pub struct Namespace<'n, M: Mode = Single> {
+    nvme: &'n Nvme<M>,
     info: &'n NamespaceInfo,
     shape: Geometry,
     /// Most blocks of a command that moves data, 1 to 65,536.
     most_data: u32,
 }
 
-impl fmt::Debug for Namespace<'_> {
+impl<M: Mode> Clone for Namespace<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M: Mode> Copy for Namespace<'_, M> {}
+
+impl<M: Mode> fmt::Debug for Namespace<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Namespace")
             .field("nsid", &self.info.nsid)
@@ -45,8 +53,8 @@ impl fmt::Debug for Namespace<'_> {
     }
 }
 
-impl<'n> Namespace<'n> {
-    pub(super) fn new(nvme: &'n Nvme, info: &'n NamespaceInfo) -> Result<Self, NvmeError> {
+impl<'n, M: Mode> Namespace<'n, M> {
+    pub(super) fn new(nvme: &'n Nvme<M>, info: &'n NamespaceInfo) -> Result<Self, NvmeError> {
         let refuse = |why: String| {
             let device = Arc::clone(nvme.device());
             NvmeError::Namespace(Box::new(BadNamespace { device, nsid: info.nsid, why }))
@@ -134,7 +142,7 @@ impl<'n> Namespace<'n> {
         extent: Result<Extent, BadRange>,
         flags: Rw12,
         buffer: DmaBox<[u8]>,
-    ) -> Io<'n> {
+    ) -> Io<'n, M> {
         let request = self.request(opcode, self.most_data, flags);
         match extent {
             Ok(extent) => Io(Transfer::start(self.nvme, request.of(extent), Some(buffer))),
@@ -148,7 +156,7 @@ impl<'n> Namespace<'n> {
     /// [`IoError`] with the buffer: [`NvmeError::BadRange`] before anything reaches the device,
     /// [`NvmeError::Status`] with what the device said, [`NvmeError::Queue`].
     #[inline]
-    pub fn read(&self, lba: Lba, buffer: DmaBox<[u8]>) -> Io<'n> {
+    pub fn read(&self, lba: Lba, buffer: DmaBox<[u8]>) -> Io<'n, M> {
         let extent = self.shape.at_lba(lba, buffer.len());
         self.transfer(IoOpcode::READ, extent, Rw12(0), buffer)
     }
@@ -158,7 +166,7 @@ impl<'n> Namespace<'n> {
     /// # Errors
     /// As [`Namespace::read`].
     #[inline]
-    pub fn read_at(&self, offset: u64, buffer: DmaBox<[u8]>) -> Io<'n> {
+    pub fn read_at(&self, offset: u64, buffer: DmaBox<[u8]>) -> Io<'n, M> {
         let extent = self.shape.at_byte(offset, buffer.len());
         self.transfer(IoOpcode::READ, extent, Rw12(0), buffer)
     }
@@ -170,7 +178,7 @@ impl<'n> Namespace<'n> {
     /// As [`Namespace::read`]. After an error of a request that was split, any of its blocks may
     /// have been written.
     #[inline]
-    pub fn write(&self, lba: Lba, buffer: DmaBox<[u8]>) -> Io<'n> {
+    pub fn write(&self, lba: Lba, buffer: DmaBox<[u8]>) -> Io<'n, M> {
         let extent = self.shape.at_lba(lba, buffer.len());
         self.transfer(IoOpcode::WRITE, extent, Rw12(0), buffer)
     }
@@ -180,7 +188,7 @@ impl<'n> Namespace<'n> {
     /// # Errors
     /// As [`Namespace::write`].
     #[inline]
-    pub fn write_at(&self, offset: u64, buffer: DmaBox<[u8]>) -> Io<'n> {
+    pub fn write_at(&self, offset: u64, buffer: DmaBox<[u8]>) -> Io<'n, M> {
         let extent = self.shape.at_byte(offset, buffer.len());
         self.transfer(IoOpcode::WRITE, extent, Rw12(0), buffer)
     }
@@ -191,7 +199,7 @@ impl<'n> Namespace<'n> {
     /// # Errors
     /// As [`Namespace::write`].
     #[inline]
-    pub fn write_through(&self, lba: Lba, buffer: DmaBox<[u8]>) -> Io<'n> {
+    pub fn write_through(&self, lba: Lba, buffer: DmaBox<[u8]>) -> Io<'n, M> {
         let extent = self.shape.at_lba(lba, buffer.len());
         self.transfer(IoOpcode::WRITE, extent, Rw12(0).with_fua(true), buffer)
     }
@@ -202,7 +210,7 @@ impl<'n> Namespace<'n> {
     /// As [`Namespace::read`]; a difference is an error for which [`NvmeError::is_mismatch`] is
     /// true. [`NvmeError::NotSupported`] if the controller has no such command.
     #[inline]
-    pub fn compare(&self, lba: Lba, buffer: DmaBox<[u8]>) -> Io<'n> {
+    pub fn compare(&self, lba: Lba, buffer: DmaBox<[u8]>) -> Io<'n, M> {
         if !self.nvme.controller().commands.compare {
             let request = self.request(IoOpcode::COMPARE, 1, Rw12(0));
             let error = self.not_supported(IoOpcode::COMPARE);
@@ -217,7 +225,7 @@ impl<'n> Namespace<'n> {
     /// # Errors
     /// [`NvmeError::Status`], [`NvmeError::Queue`].
     #[inline]
-    pub fn flush(&self) -> Done<'n> {
+    pub fn flush(&self) -> Done<'n, M> {
         Done(Transfer::start(self.nvme, self.request(IoOpcode::FLUSH, 1, Rw12(0)), None))
     }
 
@@ -226,7 +234,7 @@ impl<'n> Namespace<'n> {
     /// # Errors
     /// [`NvmeError::BadRange`], [`NvmeError::Status`], [`NvmeError::Queue`];
     /// [`NvmeError::NotSupported`] if the controller has no such command.
-    pub fn write_zeroes(&self, lba: Lba, blocks: u64) -> Done<'n> {
+    pub fn write_zeroes(&self, lba: Lba, blocks: u64) -> Done<'n, M> {
         let controller = self.nvme.controller();
         let most = controller.max_zeroes.map_or(MOST_BLOCKS, |most| most >> self.shape.block_shift);
         let most = most.clamp(1, MOST_BLOCKS) as u32;
@@ -256,7 +264,7 @@ impl<'n> Namespace<'n> {
             match request.submit_ranges(self.nvme, ranges) {
                 Ok(command) => break command,
                 Err(Rejected { reason: RejectReason::Full(_), .. }) => {
-                    self.nvme.queue().slot_free().await?;
+                    M::slot_free(self.nvme.queue()).await?;
                 }
                 Err(Rejected { reason: RejectReason::Ended(error), .. }) => {
                     return Err(error.into());
@@ -269,7 +277,7 @@ impl<'n> Namespace<'n> {
             failed => {
                 let (error, _) = request.failed(self.nvme, tag, Lba(0), failed);
                 if error.is_deletion() {
-                    return Err(self.nvme.queue().ending().await.into());
+                    return Err(M::ending(self.nvme.queue()).await.into());
                 }
                 Err(error)
             }

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use doorbell_queues::{InFlight, Lost, Rejected, Tag};
+use doorbell_queues::{Lost, Rejected, Tag};
 
 use super::Nvme;
 use super::error::{Failed, NvmeError};
 use super::extent::{Extent, Lba, Part};
+use super::mode::Mode;
 use super::namespace::Range;
 use super::payload::{Payload, SlotPages};
-use crate::protocol::{NvmeProtocol, Outcome};
+use crate::protocol::Outcome;
 use crate::prp::Prps;
 use crate::spec::command::{Dsm11, Rw12};
 use crate::spec::{DsmRange, IoOpcode, Sqe};
@@ -29,8 +30,6 @@ pub(crate) struct Request {
     pub(crate) block_shift: u8,
     pub(crate) opcode: IoOpcode,
 }
-
-pub(crate) type Command<'n> = InFlight<'n, NvmeProtocol, Payload>;
 
 impl Request {
     /// The same for these blocks.
@@ -96,39 +95,41 @@ impl Request {
 
     /// Submits one part; `base` is the device's address of the request's whole buffer.
     #[inline]
-    pub(crate) fn submit<'n>(
+    pub(crate) fn submit<'n, M: Mode>(
         &self,
-        nvme: &'n Nvme,
+        nvme: &'n Nvme<M>,
         part: Part,
         base: Option<u64>,
         payload: Payload,
-    ) -> Result<Command<'n>, Rejected<Payload>> {
+    ) -> Result<M::InFlight<'n>, Rejected<Payload>> {
         let pages = nvme.pages();
-        nvme.queue().submit(payload, |slot, payload| self.build(pages, part, base, slot, payload))
+        M::submit(nvme.queue(), payload, |slot, payload| {
+            self.build(pages, part, base, slot, payload)
+        })
     }
 
     /// As [`Request::submit`], for the callback of a reap.
     #[inline]
-    pub(crate) fn post(
+    pub(crate) fn post<M: Mode>(
         &self,
-        nvme: &Nvme,
+        nvme: &Nvme<M>,
         part: Part,
         base: Option<u64>,
         payload: Payload,
     ) -> Result<Tag, Rejected<Payload>> {
         let pages = nvme.pages();
-        nvme.queue().post(payload, |slot, payload| self.build(pages, part, base, slot, payload))
+        M::post(nvme.queue(), payload, |slot, payload| self.build(pages, part, base, slot, payload))
     }
 
     /// Submits a Dataset Management command that deallocates (NVM command set 1.0, 3.2.3). The ranges
     /// are checked: 1 to 256, all inside the namespace.
-    pub(crate) fn submit_ranges<'n>(
+    pub(crate) fn submit_ranges<'n, M: Mode>(
         &self,
-        nvme: &'n Nvme,
+        nvme: &'n Nvme<M>,
         ranges: &[Range],
-    ) -> Result<Command<'n>, Rejected<Payload>> {
+    ) -> Result<M::InFlight<'n>, Rejected<Payload>> {
         let pages = nvme.pages();
-        nvme.queue().submit(Payload::nothing(), |slot, payload| {
+        M::submit(nvme.queue(), Payload::nothing(), |slot, payload| {
             payload.keep(pages);
             let ranges_of = ranges.iter().map(|range| DsmRange {
                 cattr: 0,
@@ -148,9 +149,9 @@ impl Request {
 
     /// What became of a command whose first block is `lba`, where that is not success.
     #[cold]
-    pub(crate) fn failed(
+    pub(crate) fn failed<M: Mode>(
         &self,
-        nvme: &Nvme,
+        nvme: &Nvme<M>,
         tag: Tag,
         lba: Lba,
         done: Result<(Outcome, Payload), Lost<Payload>>,
@@ -158,7 +159,7 @@ impl Request {
         match done {
             Ok((outcome, payload)) => {
                 let failed = Failed {
-                    queue: nvme.queue().name().clone(),
+                    queue: M::name(nvme.queue()).clone(),
                     tag,
                     opcode: self.opcode,
                     nsid: self.nsid,

@@ -14,8 +14,9 @@ use doorbell_queues::{RejectReason, Rejected};
 
 use super::Nvme;
 use super::error::{IoError, NvmeError};
+use super::mode::{Mode, Tagged};
 use super::payload::Payload;
-use super::request::{Command, Request};
+use super::request::Request;
 
 /// Commands of one request that are in flight at once. A future has room for them, so it is kept
 /// small; a part is a good hundred microseconds of work for a device.
@@ -24,8 +25,8 @@ const WIDTH: usize = 4;
 /// # Invariants
 /// * Part number `n` in flight is in `sent[n % WIDTH]`; those are the parts `done .. submitted`.
 /// * No part is submitted once `error` is `Some`.
-pub(super) struct Window<'n> {
-    sent: [Option<Command<'n>>; WIDTH],
+pub(super) struct Window<'n, M: Mode> {
+    sent: [Option<M::InFlight<'n>>; WIDTH],
     /// Parts submitted.
     submitted: u64,
     /// Parts awaited: they have completed, or are lost.
@@ -49,7 +50,7 @@ pub(super) enum Progress {
     NoSlot,
 }
 
-impl<'n> Window<'n> {
+impl<'n, M: Mode> Window<'n, M> {
     pub(super) fn new(buffer: Option<DmaShared<[u8]>>) -> Self {
         Self { sent: [const { None }; WIDTH], submitted: 0, done: 0, buffer, error: None }
     }
@@ -63,7 +64,7 @@ impl<'n> Window<'n> {
     }
 
     /// Submits parts until the window or the queue is full.
-    pub(super) fn fill(&mut self, nvme: &'n Nvme, request: &Request) {
+    pub(super) fn fill(&mut self, nvme: &'n Nvme<M>, request: &Request) {
         while self.error.is_none() && self.in_flight() < WIDTH as u64 {
             let Some(part) = request.part(self.submitted) else { return };
             let base = self.buffer.as_ref().map(DmaShared::iova);
@@ -83,7 +84,7 @@ impl<'n> Window<'n> {
 
     pub(super) fn poll(
         &mut self,
-        nvme: &'n Nvme,
+        nvme: &'n Nvme<M>,
         request: &Request,
         cx: &mut Context<'_>,
     ) -> Poll<Progress> {
@@ -118,7 +119,7 @@ impl<'n> Window<'n> {
 
     fn await_oldest(
         &mut self,
-        nvme: &'n Nvme,
+        nvme: &'n Nvme<M>,
         request: &Request,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
@@ -151,7 +152,7 @@ impl<'n> Window<'n> {
     }
 }
 
-impl fmt::Debug for Window<'_> {
+impl<M: Mode> fmt::Debug for Window<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Window").field("in_flight", &self.in_flight()).finish_non_exhaustive()
     }

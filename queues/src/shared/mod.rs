@@ -1,0 +1,431 @@
+//! [`SharedQueue`]: a submission and completion queue pair that many threads use at once.
+//!
+//! `Shared` mode of the design. The type is `Send + Sync`; no operation locks, waits for another
+//! thread, allocates or enters the kernel (a kick of a device that sleeps enters it, and so does an
+//! interrupt's arming on some buses; a task that waits for a slot may grow the line). One thread is
+//! better served by [`Queue`](crate::Queue), which needs no atomic read-modify-write at all, and many
+//! by a `Queue` each, where the device has enough of them.
+//!
+//! A command takes the way
+//! `slot -> entry built -> position -> entry stored -> published -> rung -> completion -> slot free`:
+//!
+//! | step | how | in |
+//! |---|---|---|
+//! | slot | one atomic "and" clears its bit; threads begin at different words | `free` |
+//! | entry built | by the caller's closure, which has the slot and nothing else | here |
+//! | position | one fetch-and-add, which cannot fail: there are fewer slots than entries | `positions` |
+//! | published | one swap of the position's own word | `positions` |
+//! | rung | by whoever holds the ringer's baton: one doorbell store for all that is published in a row | `bells` |
+//! | completion | by whoever holds the reaper's baton: settled by one compare-and-swap of the slot's word | `reaper`, `cell` |
+//! | slot free | by the future (or callback, or for an orphan the reaper): one atomic "or" | `free` |
+//!
+//! Slot and position are two atomics and not one on purpose. One could reserve both, but then the
+//! caller's closure would run between a reservation and its publication, where a thread that stops
+//! (or a closure that panics, or that submits and waits for what it submitted) keeps the doorbell from
+//! all later positions. This way that window is ten stores long and has no code of others in it; and the slots'
+//! bits are spread over cache lines, which one word with everything could not be.
+//!
+//! # What a thread that stops can hold up, and what not
+//! A thread may be preempted, or stopped by a debugger, anywhere. If it stops
+//!
+//! | where | others cannot meanwhile | others can |
+//! |---|---|---|
+//! | while it has a slot, building or not | use that slot | everything else |
+//! | between a position's reservation and its publication | have **later** positions rung; these reach the device when it publishes, and then it rings for them, if anyone flushed | submit as long as there are slots, publish, reap, complete; earlier positions are rung |
+//! | as the ringer, with the baton | have anything rung that was published since its last look, or the head acknowledged; it does so when it goes on | submit, publish, reap, complete |
+//! | as the ringer, after the baton, before a kick | have a **sleeping** device woken for what it rang; who rings after it kicks for itself | everything else |
+//! | as the reaper, with the baton | have completions settled that it has not settled; so futures that are polled park or go on spinning | submit, publish, ring, take what is settled, give slots back |
+//! | as the reaper, between a parked future's state and its waker | poll that future to its end, or park it | everything else |
+//! | between taking a callback's completion and calling it, or in a callback or waker | use that slot | everything else: nothing is held then |
+//! | changing the line of those who wait for a slot | join or leave the line, be woken from it: who would join is polled again instead | everything else |
+//!
+//! So a stopped producer never delays others' **reserving, publishing or completing**; it can delay the
+//! **ringing** of positions after its own, until it publishes. A stopped ringer or reaper delays its
+//! work for all. Nobody waits for either: who needs the work asks the holder for it
+//! and goes on (see [delegation](#delegation)).
+//!
+//! # Progress
+//! | operation | guarantee |
+//! |---|---|
+//! | [`submit`](SharedQueue::submit), [`post`](SharedQueue::post) | lock-free: a slot is lost only to another thread that got it; the position is wait-free; full is an error at once |
+//! | [`flush`](SharedQueue::flush) | wait-free for who asks; the holder repeats the work as often as others ask meanwhile, each of whom has made progress |
+//! | polling a future, [`reap`](SharedQueue::reap), [`poll`](SharedQueue::poll) | lock-free; a look at a ring that another thread holds returns at once |
+//! | dropping a future | lock-free: it competes with the reaper for one word, and loses at most twice |
+//! | waiting for a slot | lock-free, not fair while the line is being changed: see above |
+//!
+//! "Full" is what a look over the words of slots found: while other threads give slots back at the same
+//! moment it may be said though at each single moment some slot was free.
+//!
+//! # Delegation
+//! Ringing must be in order, because a doorbell carries an absolute tail; reaping too, because a
+//! completion ring has one head. Each is done by the holder of a baton. Who finds it taken leaves a
+//! request in the same word and goes; the holder cannot let go without seeing it. (Flat combining: see
+//! `cell/baton.rs` for the citation.) So everything published before a flush is rung by it, by the
+//! holder that it asked, or by the producer of the position that is not yet published.
+//!
+//! A task that parks makes such a request too, after it has armed the interrupt: a completion that the
+//! reaper's last look missed is seen by the next one, and one that comes later fires the interrupt.
+//! Wakers are called only of futures that parked.
+//!
+//! # Where it differs from `Single`
+//! * A poll of a future that is done flushes only if it is the future's first poll.
+//! * [`reap`](SharedQueue::reap) settles first and calls then, so callbacks come after the buffers of
+//!   orphans were dropped; [`reap`](SharedQueue::reap) and [`poll`](SharedQueue::poll) return 0 while
+//!   another thread reaps.
+//! * A completion beyond the number of commands told is a violation at once, whatever its tag: the
+//!   positions' invariants rest on it, and so hold whatever a device writes.
+//! * After the queue's end the slot of a command whose buffer was handed back as lost stays in use.
+//!
+//! Code of others (builders, callbacks, wakers, buffers' drop, kicks, the interrupt) runs while
+//! nothing is held, so it may use the queue.
+//!
+//! # Verified by
+//! Loom models of batons, reservation, ringing and parking (`models`), each with a planted mistake that
+//! must be found; a property test that compares it step by step with a `Single` queue, also with a
+//! device that lies; a stress test with threads, cancellations and a device that completes out of order.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::error::{BadGeometry, QueueError, RejectReason, Rejected, Violation};
+use crate::fate::{EndReason, Fate};
+use crate::mem::{CellArray, CellWords, Cells, EntryStores, SharedMem, store_fence};
+use crate::protocol::{QueueName, QueueProtocol, Tag};
+use crate::queue::{Completed, QueueParts};
+use crate::wait::{Interrupt, SpinBudget};
+
+mod batch;
+mod bells;
+#[allow(
+    unsafe_code,
+    reason = "cells that threads hand to each other: each site lists its obligations"
+)]
+mod cell;
+mod free;
+mod in_flight;
+mod line;
+#[cfg(test)]
+#[cfg(loom)]
+mod models;
+mod positions;
+mod reaper;
+mod sync;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
+mod turns;
+mod waiting;
+
+pub use in_flight::SharedInFlight;
+pub use waiting::SharedSlotFree;
+
+use bells::Bells;
+use cell::{Delegated, Reserved, SlotTable, WriteOnce};
+use line::Line;
+use positions::Positions;
+use reaper::{Look, Peek, Reaper};
+use sync::AtomicBool;
+use turns::Turns;
+
+/// The slots of a shared queue.
+type Slots<P, B> = SlotTable<<P as QueueProtocol>::Outcome, B, Reaper<P>>;
+
+/// A queue pair that many threads use at once. See the [module's documentation](self).
+///
+/// `B` is what a command keeps while the device works on it: its buffer. It is dropped, or given
+/// back, only after the command's completion, or after the queue has ended and the device is known
+/// to be done ([`Fate::end`] with `quiesced`).
+pub struct SharedQueue<P: QueueProtocol, B> {
+    // Read by every operation and written by none: together, and apart from the rest.
+    fate: Arc<Fate>,
+    entries: Cells<P::Entry>,
+    non_temporal: bool,
+    completions: Cells<P::Completion>,
+    interrupt: Box<dyn Interrupt>,
+    /// The completion ring's memory, for whoever looks on the queue's behalf.
+    completion_memory: SharedMem,
+    name: QueueName,
+    /// What the device did wrong. Invariant: once set, the completion ring is stopped.
+    violation: WriteOnce<Violation>,
+    /// Every parked task is to be woken, by the reaper.
+    wake_all: AtomicBool,
+
+    slots: Slots<P, B>,
+    positions: Positions,
+    bells: Bells,
+    peek: Peek,
+    spin: Delegated<core::cell::Cell<SpinBudget>>,
+    turns: Turns,
+    line: Line,
+}
+
+impl<P: QueueProtocol, B> fmt::Debug for SharedQueue<P, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedQueue")
+            .field("name", &self.name)
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A slot whose entry is being built. If the builder panics the slot is given back, and then, when
+/// the second field is dropped, those who wait for one are told.
+struct Building<'q, P: QueueProtocol, B> {
+    slot: Reserved<'q, P::Outcome, B, Reaper<P>>,
+    freed: Freed<'q, P, B>,
+}
+
+struct Freed<'q, P: QueueProtocol, B>(&'q SharedQueue<P, B>);
+
+impl<P: QueueProtocol, B> Drop for Freed<'_, P, B> {
+    fn drop(&mut self) {
+        self.0.slot_freed();
+    }
+}
+
+impl<P: QueueProtocol, B> SharedQueue<P, B> {
+    /// Builds a queue over its parts, which are those of a [`Queue`](crate::Queue).
+    ///
+    /// # Errors
+    /// [`BadGeometry`] if the rings or slots are out of range or the memory is too small.
+    pub fn new(parts: QueueParts) -> Result<Self, BadGeometry> {
+        let (entries, ring) = parts.rings::<P>()?;
+        // For a look without the baton.
+        let (_, completions) = parts.rings::<P>()?;
+        let bells =
+            Bells::new(parts.submission_doorbell, parts.completion_doorbell, completions.count());
+        Ok(Self {
+            fate: parts.fate,
+            positions: Positions::new(entries.count()),
+            entries,
+            non_temporal: parts.entry_stores == EntryStores::NonTemporal,
+            completions,
+            interrupt: parts.interrupt,
+            completion_memory: parts.completion,
+            name: parts.name,
+            violation: WriteOnce::new(),
+            wake_all: AtomicBool::new(false),
+            slots: SlotTable::new(parts.slots, Reaper::new(ring)),
+            bells,
+            peek: Peek::new(),
+            spin: Delegated::new(core::cell::Cell::new(parts.spin)),
+            turns: Turns::new(),
+            line: Line::new(),
+        })
+    }
+
+    /// Which queue this is.
+    pub fn name(&self) -> &QueueName {
+        &self.name
+    }
+
+    /// Commands that can be in flight at once.
+    pub fn capacity(&self) -> usize {
+        self.slots.capacity()
+    }
+
+    /// Slots in use: in flight, orphaned, or completed and not yet looked at. Under way in other
+    /// threads it changes while it is counted.
+    pub fn in_flight(&self) -> usize {
+        self.slots.capacity() - self.slots.free().count()
+    }
+
+    /// Why the queue has ended, if it has. The first reason stays.
+    pub fn ended(&self) -> Option<QueueError> {
+        let reason = self.fate.ended()?;
+        let queue = self.name.clone();
+        Some(match (reason, self.violation.get()) {
+            (EndReason::Violation, Some(violation)) => QueueError::Violation { queue, violation },
+            _ => QueueError::Ended { queue, reason },
+        })
+    }
+
+    #[inline]
+    fn is_alive(&self) -> bool {
+        self.fate.is_alive()
+    }
+
+    /// Submits an entry and returns the future of its completion. `build` gets the slot's number
+    /// (`0..capacity`, its own until completion: an index into per-command memory such as PRP
+    /// lists) and the buffer, and returns the entry, which is stored word by word straight into the
+    /// ring. The device is not told before [`flush`](Self::flush) or the future's first poll (or,
+    /// early, because another thread's flush covers it).
+    ///
+    /// # Errors
+    /// [`Rejected`] with the buffer if no slot was free or the queue has ended.
+    #[inline]
+    pub fn submit(
+        &self,
+        buffer: B,
+        build: impl FnOnce(u16, &mut B) -> P::Entry,
+    ) -> Result<SharedInFlight<'_, P, B>, Rejected<B>> {
+        self.place(buffer, build, Reserved::commit)
+            .map(|command| SharedInFlight::new(self, command))
+    }
+
+    /// Submits an entry whose completion goes to the callback of [`reap`](Self::reap), whichever
+    /// thread calls it, and only there. Otherwise as [`submit`](Self::submit).
+    ///
+    /// # Errors
+    /// [`Rejected`] with the buffer if no slot was free or the queue has ended.
+    #[inline]
+    pub fn post(
+        &self,
+        buffer: B,
+        build: impl FnOnce(u16, &mut B) -> P::Entry,
+    ) -> Result<Tag, Rejected<B>> {
+        self.place(buffer, build, Reserved::commit_direct)
+    }
+
+    // Each caller brings a builder of its own type, so this is compiled for each of them anyway.
+    #[inline(always)]
+    fn place<'q, T>(
+        &'q self,
+        mut buffer: B,
+        build: impl FnOnce(u16, &mut B) -> P::Entry,
+        commit: impl FnOnce(Reserved<'q, P::Outcome, B, Reaper<P>>, B) -> T,
+    ) -> Result<T, Rejected<B>> {
+        if !self.is_alive() {
+            return Err(self.rejected(buffer));
+        }
+        let Some(slot) = self.slots.reserve() else {
+            return Err(self.rejected(buffer));
+        };
+        let building = Building { slot, freed: Freed(self) };
+        let mut entry = build(building.slot.slot(), &mut buffer);
+        P::stamp(&mut entry, building.slot.tag());
+        let Building { slot, freed } = building;
+        core::mem::forget(freed);
+        let committed = commit(slot, buffer);
+        // From here to the publication later positions cannot be rung: no code of others runs.
+        let position = self.positions.reserve();
+        self.store(position, &entry);
+        if self.positions.publish(position) {
+            self.ring();
+        }
+        Ok(committed)
+    }
+
+    #[inline(always)]
+    fn store(&self, position: u64, entry: &P::Entry) {
+        let words = self.entries.words(self.positions.laps().index(position));
+        if self.non_temporal {
+            words.stream(entry);
+            // Each producer its own: only who stored past the caches can see to it.
+            store_fence();
+        } else {
+            words.write(entry);
+        }
+    }
+
+    #[cold]
+    fn rejected(&self, buffer: B) -> Rejected<B> {
+        let reason = match self.ended() {
+            Some(error) => RejectReason::Ended(error),
+            None => RejectReason::Full(self.name.clone()),
+        };
+        Rejected { reason, buffer }
+    }
+
+    /// Tells the device of everything that any thread has submitted: one store to the tail doorbell,
+    /// by this thread or by the one that is at it; it does not wait for that one. Does nothing if
+    /// there is nothing new, or if the queue has ended.
+    ///
+    /// The head doorbell is only rung when the completion ring could otherwise overflow.
+    #[inline]
+    pub fn flush(&self) {
+        if self.positions.has_unrung() {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        self.bells.ring(&self.positions, || self.is_alive());
+    }
+
+    /// Reaps up to `budget` completions for everyone: wakes parked futures, frees orphans, and
+    /// hands completions of [`post`](Self::post) to `direct`, in the order of their completion (where
+    /// several threads reap at once, each sees a part of them in that order). Returns how many there
+    /// were. It is 0 also while another thread is at it; that one then serves all.
+    ///
+    /// `direct` runs while nothing is held: other threads reap meanwhile, and it may use the queue.
+    /// Completions of futures can be settled beyond the budget, on behalf of a task that parks.
+    ///
+    /// # Errors
+    /// * [`QueueError::Violation`] if the device broke the protocol. The queue has then ended; what
+    ///   was completed before is settled, and nothing that the device writes is looked at any more.
+    /// * [`QueueError::Ended`] if the queue has ended and there was nothing to reap, so a loop over
+    ///   `reap` ends with its queue.
+    #[inline]
+    pub fn reap(
+        &self,
+        budget: usize,
+        mut direct: impl FnMut(Completed<P, B>),
+    ) -> Result<usize, QueueError> {
+        let before = self.call(budget, &mut direct);
+        let (looked, result) = self.look(Look::up_to(budget - before));
+        let called = before + self.call(looked.direct.min(budget - before), &mut direct);
+        match result {
+            Err(QueueError::Ended { .. }) if called > 0 => Ok(called),
+            result => result.map(|()| called + looked.settled - looked.direct),
+        }
+    }
+
+    /// Hands up to `most` of the completions that are in line to the callback.
+    #[inline]
+    fn call(&self, most: usize, direct: &mut impl FnMut(Completed<P, B>)) -> usize {
+        let mut called = 0;
+        while called < most && self.slots.has_settled() {
+            let Some((tag, outcome, buffer)) = self.slots.take_settled() else { break };
+            called += 1;
+            self.slot_freed();
+            direct(Completed { tag, outcome, buffer });
+        }
+        called
+    }
+
+    /// Reaps up to `budget` completions of futures. Completions of [`post`](Self::post) count too,
+    /// and wait for the next [`reap`](Self::reap). For loops that drive futures only.
+    ///
+    /// # Errors
+    /// As [`reap`](Self::reap).
+    #[inline]
+    pub fn poll(&self, budget: usize) -> Result<usize, QueueError> {
+        let (looked, result) = self.look(Look::up_to(budget));
+        result.map(|()| looked.settled)
+    }
+
+    /// Ends the queue: every task that waits on it is woken and gets [`QueueError::Ended`].
+    /// `quiesced` as in [`Fate::end`].
+    pub fn end(&self, reason: EndReason, quiesced: bool) {
+        self.fate.end(reason, quiesced);
+        self.wake_everyone();
+    }
+
+    /// Gives the queue up and returns every buffer that it still holds: the device may be writing
+    /// to them. Whoever takes them keeps them until the device is known to be done (the queue
+    /// deleted or the device reset).
+    #[must_use]
+    pub fn give_up(mut self) -> Vec<B> {
+        self.fate.end(EndReason::Released, false);
+        let slots = 0..self.slots.capacity();
+        slots.filter_map(|index| self.slots.end_buffer(index, false)).collect()
+    }
+}
+
+impl<P: QueueProtocol, B> Drop for SharedQueue<P, B> {
+    /// Ends the queue, as released. Buffers still with the device are leaked, not freed: freeing
+    /// memory that a device may write is worse than losing it. [`SharedQueue::give_up`] hands them
+    /// to someone who can wait. Once the fate is quiesced they are dropped like the others.
+    fn drop(&mut self) {
+        self.fate.end(EndReason::Released, false);
+        if self.fate.quiesced() {
+            return;
+        }
+        for index in 0..self.slots.capacity() {
+            core::mem::forget(self.slots.end_buffer(index, true));
+        }
+    }
+}
