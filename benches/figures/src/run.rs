@@ -383,7 +383,7 @@ impl Measured {
                 async_qd32_ns: self.lines.ring_futures.ns(),
                 instructions_per_op: self.instructions(cases::SUBMIT_COMPLETE).map(rounded),
                 allocations_per_op: self.allocations,
-                shared_2p_ns: None,
+                shared_2p_ns: contended(Contender::Shared),
                 mutex_2p_ns: contended(Contender::Mutex),
                 fetch_add_2p_ns: contended(Contender::FetchAdd),
             },

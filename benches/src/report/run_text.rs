@@ -129,8 +129,8 @@ fn notes(text: &mut String, results: &Results) {
         let offered = one.what.offered.map_or(0.0, |offered| offered.rate);
         let _ = writeln!(
             text,
-            "Saturated: {} was offered {}/s and served {}/s; {} arrivals were never started.\n  \
-             Its latencies grow with the length of the run.",
+            "Saturated: {} was offered {}/s and served {}/s.\n  {} arrivals were never started; the \
+             latencies grow with the run's length.",
             one.what.operation(),
             count(offered),
             count(one.iops()),

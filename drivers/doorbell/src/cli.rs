@@ -298,7 +298,6 @@ mod tests {
         assert!(parse("doorbell revoke --pid 1 --queue 2").is_err());
         assert!(parse("doorbell revoke --queue 2").is_ok());
         assert!(parse("doorbell bench --flush --read 50").is_err());
-        assert!(parse("doorbell bench --arrivals poisson").is_err());
         assert!(parse("doorbell bench --rate 10k --rounds 3 --mode interrupt").is_ok());
         assert!(parse("doorbell bench --rate 10k --sweep").is_err());
     }

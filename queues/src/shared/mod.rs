@@ -92,7 +92,7 @@ use core::fmt;
 use crate::error::{BadGeometry, QueueError, RejectReason, Rejected, Violation};
 use crate::fate::{EndReason, Fate};
 use crate::mem::{CellArray, CellWords, Cells, EntryStores, SharedMem, store_fence};
-use crate::protocol::{QueueName, QueueProtocol, Tag};
+use crate::protocol::{DoorbellKind, QueueName, QueueProtocol, Tag};
 use crate::queue::{Completed, QueueParts};
 use crate::wait::{Interrupt, SpinBudget};
 
@@ -186,11 +186,18 @@ impl<P: QueueProtocol, B> Drop for Freed<'_, P, B> {
 }
 
 impl<P: QueueProtocol, B> SharedQueue<P, B> {
-    /// Builds a queue over its parts, which are those of a [`Queue`](crate::Queue).
+    /// Builds a queue over its parts, which are those of a [`Queue`](crate::Queue). A protocol with a
+    /// portal does not compile here.
     ///
     /// # Errors
     /// [`BadGeometry`] if the rings or slots are out of range or the memory is too small.
     pub fn new(parts: QueueParts) -> Result<Self, BadGeometry> {
+        const {
+            assert!(
+                matches!(P::DOORBELL, DoorbellKind::Tail),
+                "a portal is written by one thread: its cells are taken in order"
+            );
+        }
         let (entries, ring) = parts.rings::<P>()?;
         // For a look without the baton.
         let (_, completions) = parts.rings::<P>()?;

@@ -14,6 +14,9 @@ use crate::protocol::{QueueProtocol, Tag};
 use crate::queue::ROUNDS;
 use crate::wait::{NextCompletion, Parked, SpinBudget};
 
+/// Looks at the phase alone, between two at the rest.
+const LOOKS_ALONE: u32 = 4_096;
+
 /// A task's wait for a free slot: [`SharedQueue::slot_free`].
 ///
 /// From its first poll until it is ready or dropped it holds a place in the line. Whoever leaves the
@@ -92,8 +95,10 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
             if looks > SpinBudget::QUIET_LOOKS {
                 core::hint::spin_loop();
             }
-            // Another thread may have settled it.
-            if command.is_some_and(CommandOf::<P, B>::is_done) || self.has_fresh() && look()? {
+            // Another thread may have settled it. A spin that is long by its caller's wish notices the
+            // end of the queue now and then.
+            let done = command.is_some_and(CommandOf::<P, B>::is_done);
+            if done || (looks.is_multiple_of(LOOKS_ALONE) || self.has_fresh()) && look()? {
                 self.learn(|spin| spin.hit(looks));
                 return Ok(true);
             }

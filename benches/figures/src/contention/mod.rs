@@ -28,6 +28,7 @@ use crate::median;
 mod array;
 mod atomics;
 mod locked;
+mod shared;
 mod single;
 
 /// Commands that all producers have in flight at the end of a round.
@@ -44,6 +45,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub enum Contender {
     /// A queue of its own for each producer: no contention at all.
     Single,
+    /// One queue in `Shared` mode.
+    Shared,
     /// One queue behind a mutex, locked for each command and for each flush.
     Mutex,
     /// crossbeam's `ArrayQueue` of entries, from which the first producer also feeds the queue: it is
@@ -57,14 +60,21 @@ pub enum Contender {
 
 impl Contender {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Single, Self::Mutex, Self::ArrayQueue, Self::FetchAdd, Self::CompareExchange];
+    pub const ALL: [Self; 6] = [
+        Self::Single,
+        Self::Shared,
+        Self::Mutex,
+        Self::ArrayQueue,
+        Self::FetchAdd,
+        Self::CompareExchange,
+    ];
 
     /// As it stands in a table.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
             Self::Single => "a queue for each producer",
+            Self::Shared => "a shared queue",
             Self::Mutex => "a mutex around the queue",
             Self::ArrayQueue => "ArrayQueue, one submitter",
             Self::FetchAdd => "fetch_add",
@@ -81,6 +91,7 @@ impl Contender {
         let count = on.len();
         match self {
             Self::Single => run(single::producers(count)?, on, batch, time),
+            Self::Shared => run(shared::producers(count)?, on, batch, time),
             Self::Mutex => run(locked::producers(count)?, on, batch, time),
             Self::ArrayQueue => run(array::producers(count)?, on, batch, time),
             Self::FetchAdd => run(atomics::adders(count), on, batch, time),
