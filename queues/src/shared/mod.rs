@@ -105,11 +105,12 @@ mod bells;
 mod cell;
 mod free;
 mod in_flight;
+mod lanes;
+mod laps;
 mod line;
 #[cfg(test)]
 #[cfg(loom)]
 mod models;
-mod positions;
 mod reaper;
 mod sync;
 #[cfg(test)]
@@ -121,10 +122,11 @@ mod waiting;
 pub use in_flight::SharedInFlight;
 pub use waiting::SharedSlotFree;
 
-use bells::Bells;
+use bells::{Bells, Staged};
 use cell::{Delegated, Reserved, SlotTable, WriteOnce};
+use free::own_word;
+use lanes::Lanes;
 use line::Line;
-use positions::Positions;
 use reaper::{Look, Peek, Reaper};
 use sync::AtomicBool;
 use turns::Turns;
@@ -153,7 +155,10 @@ pub struct SharedQueue<P: QueueProtocol, B> {
     wake_all: AtomicBool,
 
     slots: Slots<P, B>,
-    positions: Positions,
+    /// Entry of slot `n`, from its building until it is in the ring. Invariant: written by who has the
+    /// slot, before it is on a lane; read by who took it from there.
+    staged: Cells<P::Entry>,
+    lanes: Lanes,
     bells: Bells,
     peek: Peek,
     spin: Delegated<core::cell::Cell<SpinBudget>>,
@@ -201,12 +206,17 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         let (entries, ring) = parts.rings::<P>()?;
         // For a look without the baton.
         let (_, completions) = parts.rings::<P>()?;
-        let bells =
-            Bells::new(parts.submission_doorbell, parts.completion_doorbell, completions.count());
+        let counts = (entries.count(), completions.count());
+        let bells = Bells::new(parts.submission_doorbell, parts.completion_doorbell, counts);
+        let slots = usize::from(parts.slots);
+        let Ok(staged) = SharedMem::zeroed(slots * size_of::<P::Entry>()).cells(0, slots) else {
+            unreachable!("memory of that size")
+        };
         Ok(Self {
             fate: parts.fate,
-            positions: Positions::new(entries.count()),
             entries,
+            staged,
+            lanes: Lanes::new(),
             non_temporal: parts.entry_stores == EntryStores::NonTemporal,
             completions,
             interrupt: parts.interrupt,
@@ -305,26 +315,11 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         P::stamp(&mut entry, building.slot.tag());
         let Building { slot, freed } = building;
         core::mem::forget(freed);
+        let number = slot.slot();
+        self.staged.words(number.into()).write(&entry);
         let committed = commit(slot, buffer);
-        // From here to the publication later positions cannot be rung: no code of others runs.
-        let position = self.positions.reserve();
-        self.store(position, &entry);
-        if self.positions.publish(position) {
-            self.ring();
-        }
+        self.lanes.push(own_word(), number, self.slots.link(number));
         Ok(committed)
-    }
-
-    #[inline(always)]
-    fn store(&self, position: u64, entry: &P::Entry) {
-        let words = self.entries.words(self.positions.laps().index(position));
-        if self.non_temporal {
-            words.stream(entry);
-            // Each producer its own: only who stored past the caches can see to it.
-            store_fence();
-        } else {
-            words.write(entry);
-        }
     }
 
     #[cold]
@@ -343,13 +338,9 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
     /// The head doorbell is only rung when the completion ring could otherwise overflow.
     #[inline]
     pub fn flush(&self) {
-        if self.positions.has_unrung() {
-            self.ring();
+        if self.lanes.has(own_word()) || self.lanes.any() {
+            self.bells.ring(self, || self.is_alive());
         }
-    }
-
-    fn ring(&self) {
-        self.bells.ring(&self.positions, || self.is_alive());
     }
 
     /// Reaps up to `budget` completions for everyone: wakes parked futures, frees orphans, and
@@ -419,6 +410,36 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         self.fate.end(EndReason::Released, false);
         let slots = 0..self.slots.capacity();
         slots.filter_map(|index| self.slots.end_buffer(index, false)).collect()
+    }
+}
+
+impl<P: QueueProtocol, B> Staged for SharedQueue<P, B> {
+    #[inline]
+    fn gather(&self, from: u64) -> u64 {
+        let mut to = from;
+        for lane in self.lanes.take(|slot| self.slots.link(slot)) {
+            let oldest = to;
+            to += lane.len() as u64;
+            let mut index = self.bells.submissions().index(to);
+            debug_assert!(
+                to - oldest < self.bells.submissions().count(),
+                "fewer slots than entries"
+            );
+            for slot in lane {
+                // Newest first.
+                index = index.checked_sub(1).unwrap_or(self.entries.count() - 1);
+                let entry: P::Entry = self.staged.words(slot.into()).read();
+                if self.non_temporal {
+                    self.entries.words(index).stream(&entry);
+                } else {
+                    self.entries.words(index).write(&entry);
+                }
+            }
+        }
+        if self.non_temporal && to != from {
+            store_fence();
+        }
+        to
     }
 }
 
