@@ -89,11 +89,10 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::fmt;
 
-use crate::error::{BadGeometry, QueueError, RejectReason, Rejected, Violation};
-use crate::fate::{EndReason, Fate};
+use crate::error::{BadGeometry, QueueError, Rejected, Violation};
+use crate::fate::Fate;
 use crate::mem::{CellArray, CellWords, Cells, EntryStores, SharedMem};
 use crate::protocol::{DoorbellKind, QueueName, QueueProtocol, Tag};
 use crate::queue::{Completed, QueueParts};
@@ -106,6 +105,7 @@ mod bells;
     reason = "cells that threads hand to each other: each site lists its obligations"
 )]
 mod cell;
+mod ending;
 mod free;
 mod gather;
 mod in_flight;
@@ -253,16 +253,6 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         self.slots.capacity() - self.slots.free().count()
     }
 
-    /// Why the queue has ended, if it has. The first reason stays.
-    pub fn ended(&self) -> Option<QueueError> {
-        let reason = self.fate.ended()?;
-        let queue = self.name.clone();
-        Some(match (reason, self.violation.get()) {
-            (EndReason::Violation, Some(violation)) => QueueError::Violation { queue, violation },
-            _ => QueueError::Ended { queue, reason },
-        })
-    }
-
     #[inline]
     fn is_alive(&self) -> bool {
         self.fate.is_alive()
@@ -324,15 +314,6 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         let committed = commit(slot, buffer);
         self.lanes.push(own_word(), number, self.slots.link(number));
         Ok(committed)
-    }
-
-    #[cold]
-    fn rejected(&self, buffer: B) -> Rejected<B> {
-        let reason = match self.ended() {
-            Some(error) => RejectReason::Ended(error),
-            None => RejectReason::Full(self.name.clone()),
-        };
-        Rejected { reason, buffer }
     }
 
     /// Tells the device of everything that any thread has submitted: one store to the tail doorbell,
@@ -397,37 +378,5 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
     pub fn poll(&self, budget: usize) -> Result<usize, QueueError> {
         let (looked, result) = self.look(Look::up_to(budget));
         result.map(|()| looked.settled)
-    }
-
-    /// Ends the queue: every task that waits on it is woken and gets [`QueueError::Ended`].
-    /// `quiesced` as in [`Fate::end`].
-    pub fn end(&self, reason: EndReason, quiesced: bool) {
-        self.fate.end(reason, quiesced);
-        self.wake_everyone();
-    }
-
-    /// Gives the queue up and returns every buffer that it still holds: the device may be writing
-    /// to them. Whoever takes them keeps them until the device is known to be done (the queue
-    /// deleted or the device reset).
-    #[must_use]
-    pub fn give_up(mut self) -> Vec<B> {
-        self.fate.end(EndReason::Released, false);
-        let slots = 0..self.slots.capacity();
-        slots.filter_map(|index| self.slots.end_buffer(index, false)).collect()
-    }
-}
-
-impl<P: QueueProtocol, B> Drop for SharedQueue<P, B> {
-    /// Ends the queue, as released. Buffers still with the device are leaked, not freed: freeing
-    /// memory that a device may write is worse than losing it. [`SharedQueue::give_up`] hands them
-    /// to someone who can wait. Once the fate is quiesced they are dropped like the others.
-    fn drop(&mut self) {
-        self.fate.end(EndReason::Released, false);
-        if self.fate.quiesced() {
-            return;
-        }
-        for index in 0..self.slots.capacity() {
-            core::mem::forget(self.slots.end_buffer(index, true));
-        }
     }
 }
