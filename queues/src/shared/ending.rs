@@ -28,7 +28,7 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
     }
 
     /// Ends the queue: every task that waits on it is woken and gets [`QueueError::Ended`].
-    /// `quiesced` as in [`Fate::end`].
+    /// `quiesced` as in [`Fate::end`](crate::Fate::end).
     pub fn end(&self, reason: EndReason, quiesced: bool) {
         self.fate.end(reason, quiesced);
         self.wake_everyone();
