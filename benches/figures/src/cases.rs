@@ -288,8 +288,10 @@ fn counted_submit_direct(ns: Namespace<'_>, buffers: &mut Vec<DmaBox<[u8]>>) -> 
 #[inline(never)]
 fn counted_reap_direct(nvme: &Nvme, buffers: &mut Vec<DmaBox<[u8]>>) -> Result<()> {
     nvme.reap(usize::MAX, |done| {
-        if done.status.is_success() {
-            buffers.extend(done.buffer);
+        if done.status.is_success()
+            && let Some(buffer) = done.buffer
+        {
+            buffers.push(buffer);
         }
     })?;
     Ok(())
@@ -309,12 +311,14 @@ fn counted_submit_futures<'n>(
 #[inline(never)]
 fn counted_reap_futures(futures: &mut Vec<Io<'_>>, buffers: &mut Vec<DmaBox<[u8]>>) -> Result<()> {
     let mut cx = TaskContext::from_waker(Waker::noop());
-    for mut future in futures.drain(..) {
-        let Poll::Ready(read) = std::pin::Pin::new(&mut future).poll(&mut cx) else {
+    // In their place, as an executor polls them.
+    for future in futures.iter_mut() {
+        let Poll::Ready(read) = std::pin::Pin::new(future).poll(&mut cx) else {
             bail!("a read has not completed");
         };
         buffers.push(read?);
     }
+    futures.clear();
     Ok(())
 }
 

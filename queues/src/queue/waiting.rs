@@ -368,7 +368,8 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         Poll::Pending
     }
 
-    #[inline]
+    // Inlined into the poll of a future: what it returns would go through memory.
+    #[inline(always)]
     pub(crate) fn take_done(&self, tag: Tag) -> Option<(P::Outcome, B)> {
         let taken = self.slots.take_done(tag);
         if taken.is_some() {
