@@ -171,7 +171,8 @@ impl<P: QueueProtocol, B> Queue<P, B> {
                 spin.missed();
                 break false;
             }
-            looks += if looks < SpinBudget::QUIET_LOOKS { 1 } else { self.pause() };
+            let more = if looks < SpinBudget::QUIET_LOOKS { 1 } else { self.pause() };
+            looks = looks.saturating_add(more);
         };
         self.patience.spin.set(spin);
         Ok(found)
