@@ -167,7 +167,7 @@ pub const ALL: &[Proof] = &[
     over_each_bus("memlock", "a limit on pinned memory that is too small: one line that names it"),
     over_each_bus(
         "slice",
-        "tier paged is refused in one line: QEMU's NVMe has every doorbell in one page",
+        "tier paged is refused in one line: QEMU's NVMe has all doorbells in one page, and all shadows",
     ),
     over_each_bus(
         "revocable-slice",
