@@ -117,7 +117,7 @@ pub const ALL: &[Proof] = &[
     ),
     over_each_bus(
         "identify",
-        "Identify shows the serial number and the size that the machine was given",
+        "Identify shows the serial number and the size that the machine was given; shadow doorbells are in use",
     ),
     over_each_bus("read", "a read of the whole disk equals the image that the host made"),
     over_each_bus(
@@ -167,7 +167,7 @@ pub const ALL: &[Proof] = &[
     over_each_bus("memlock", "a limit on pinned memory that is too small: one line that names it"),
     over_each_bus(
         "slice",
-        "tier paged is refused in one line: QEMU's NVMe has every doorbell in one page",
+        "tier paged is refused in one line: QEMU's NVMe has all doorbells in one page, and all shadows",
     ),
     over_each_bus(
         "revocable-slice",
@@ -213,6 +213,11 @@ pub const ALL: &[Proof] = &[
         &SERVED,
         "guest-driver",
         "the guest's own nvme driver runs our controller: its size, its serial number, MSI-X",
+    ),
+    served(
+        &[Site::ServedPassthrough],
+        "guest-shadows",
+        "the guest's driver keeps shadow doorbells, which all data goes by; a reset ends them until it tells again",
     ),
     served(
         &SERVED,

@@ -52,6 +52,8 @@ pub enum Request {
     Unplug(String),
     /// QEMU's `device_add` of a device that was unplugged.
     Plug(String),
+    /// Look into what the servers of devices have logged: this must be in so many lines of it, or more.
+    Logged(String, usize),
 }
 
 /// What a guest is to do.

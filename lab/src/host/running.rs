@@ -194,6 +194,7 @@ impl Guest {
         let done = match request {
             Request::Unplug(id) => self.qmp.execute("device_del", &json!({ "id": id })),
             Request::Plug(id) => self.plug(id),
+            Request::Logged(text, least) => self.logged(text, *least),
         };
         self.send(&ToGuest::Done(done.map(|_| ()).map_err(|error| error.to_string())))
     }
@@ -222,6 +223,15 @@ impl Guest {
                 answer => return answer,
             }
         }
+    }
+
+    /// Whether the servers have logged this so many times.
+    fn logged(&self, text: &str, least: usize) -> Result<serde_json::Value> {
+        let lines = self.servers.iter().map(|server| server.logged(text)).sum::<usize>();
+        if lines < least {
+            return failed(format!("servers have logged {text:?} {lines} times, not {least}"));
+        }
+        Ok(json!({}))
     }
 
     /// The first refusal of a DMA map by a device server: QEMU prints it and goes on, and the guest then reaches other

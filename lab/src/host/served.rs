@@ -15,8 +15,8 @@ use crate::pattern;
 /// From start to a socket that can be connected to, and from SIGINT to the end.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What the server logs, beside warnings: clients that come and go, resets.
-const LOG_LEVEL: &str = "warn,doorbell::vfio_user::server=debug";
+/// What the server logs, beside warnings: clients that come and go, resets, shadow doorbells.
+const LOG_LEVEL: &str = "warn,doorbell::vfio_user::server=debug,doorbell_nvme::soft::shadow=debug";
 
 /// The image of a namespace.
 #[derive(Debug, Clone, Copy)]
@@ -154,8 +154,13 @@ impl Server {
         if let Some(complaint) = complaint {
             return failed(format!("the server of {name} complains: {complaint}"));
         }
-        let resets = log.lines().filter(|line| line.contains(RESET)).count();
+        let resets = self.logged(RESET);
         Ok(format!("{name} ended well, after {resets} resets"))
+    }
+
+    /// In how many lines of its log this is.
+    pub(crate) fn logged(&self, text: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(text)).count()
     }
 
     fn log(&self) -> String {
@@ -166,6 +171,10 @@ impl Server {
         self.log().lines().last().unwrap_or("it said nothing").to_owned()
     }
 }
+
+/// What the server logs when the guest's driver has told the controller of shadow doorbells. From then on the
+/// controller looks at no register of an I/O queue.
+pub const SHADOWS: &str = "the host keeps shadow doorbells";
 
 /// What the server logs when its client has reset the device.
 const RESET: &str = "the client resets the device";

@@ -30,6 +30,9 @@ pub const SERIAL: &str = "LAB-SERVED";
 /// Our software controller, at 0000:00:04.0.
 const CONTROLLER: Served =
     Served { name: "nvme0", model: MODEL, images: &[FILES, LOAD], slot: "04.0" };
+/// The same, and it offers shadow doorbells.
+const SHADOWED: Served =
+    Served { model: "nvme,serial=LAB-SERVED,queues=8,depth=1024,dbbuf=yes", ..CONTROLLER };
 /// A device without queues, at 0000:00:05.0, as QEMU's own one in the main machine.
 const ENGINE: Served = Served { name: "edu", model: "edu", images: &[], slot: "05.0" };
 /// Eight queue pairs: more than the guest has processors. 1024 entries each, the most that Linux uses.
@@ -47,7 +50,7 @@ pub fn machine(site: Site) -> Machine {
         Site::VirtioIommu => disk(machine).iommu(Iommu::Virtio),
         Site::Served => served(machine).iommu(Iommu::Absent).shared_memory().firmware().boots(2),
         // The last of the words on the kernel's command line counts.
-        Site::ServedPassthrough => served(machine).shared_memory().append("iommu=pt"),
+        Site::ServedPassthrough => machine.served(SHADOWED).shared_memory().append("iommu=pt"),
         Site::ServedTranslated => served(machine).served(ENGINE).shared_memory(),
         Site::ServedPrivate => served(machine).iommu(Iommu::Absent),
     }

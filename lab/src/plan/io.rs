@@ -43,8 +43,11 @@ pub(super) fn identify(cx: &mut Cx<'_>) -> Verdict {
     check(serial == DISK_NAME, || format!("the serial number is {serial:?}, not {DISK_NAME:?}"))?;
     let blocks = find(&value, "blocks").and_then(Value::as_u64);
     check(blocks == Some(DISK_BLOCKS), || format!("{blocks:?} blocks, not {DISK_BLOCKS}: {text}"))?;
+    // QEMU's controller offers them, so the driver must have them in use.
+    let shadows = find(&value, "shadow_doorbells").and_then(Value::as_bool);
+    check(shadows == Some(true), || format!("no shadow doorbells: {text}"))?;
     broker.stop()?;
-    Ok(format!("serial number {serial}, {DISK_BLOCKS} blocks"))
+    Ok(format!("serial number {serial}, {DISK_BLOCKS} blocks, shadow doorbells"))
 }
 
 /// The first value of that name at any depth.

@@ -118,6 +118,7 @@ fn perform(name: &str, cx: &mut Cx<'_>) -> Verdict {
         "guest-files" => served::files::files(cx),
         "guest-load" => served::load::load(cx),
         "guest-resets" => served::resets::resets(cx),
+        "guest-shadows" => served::resets::shadows(cx),
         "guest-edu" => served::driver::edu(cx),
         "guest-tools" => served::commands::tools(cx),
         "guest-refusals" => served::commands::refusals(cx),

@@ -11,12 +11,17 @@ use crate::guest::programs::Serve;
 /// The number of tier `Paged` on the command line of the plan's clients.
 const PAGED: u64 = 1;
 
-/// QEMU's NVMe has all doorbells in one page, the driver's own among them (CAP.DSTRD is 0), so whatever the kernel can
-/// do, a client that wants a page of its own must be told that there is none.
+/// QEMU's NVMe has all doorbells in one page, the driver's own among them (CAP.DSTRD is 0), and their shadows in another,
+/// so whatever the kernel can do, a client that wants a page of its own must be told that there is none.
 pub(super) fn slice(cx: &mut Cx<'_>) -> Verdict {
-    let broker = cx.serve(&disk())?;
+    disk().bind(VFIO)?;
+    let (more, why) = match kernel_revokes() {
+        true => (options(), "shadow doorbells"),
+        false => (String::new(), "cannot revoke"),
+    };
+    let broker = cx.programs.serve(&(cx.spec(&disk()) + &more), &Serve::default())?;
     let ended = client(cx, &broker, "work", &[0, 1, 0, 0, PAGED])?.wait()?;
-    let said = refused(&ended, &["paged"])?;
+    let said = refused(&ended, &["paged", why])?;
     broker.stop()?;
     Ok(said)
 }

@@ -123,6 +123,7 @@ impl SoftNvme {
         let buffers = Buffers { shadow: sqe.prp1, event: sqe.prp2 };
         self.adopt_queues(cx, buffers)?;
         self.shadow = Some(buffers);
+        tracing::debug!("the host keeps shadow doorbells");
         Ok(Outcome::Done(0))
     }
 

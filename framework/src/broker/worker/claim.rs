@@ -204,6 +204,13 @@ impl Unit {
                 self.name
             )));
         };
+        let no_slice = |error| match error {
+            BusError::Tier { best, .. } => refuse(format!("this device gives at best {best}")),
+            BusError::NoSlice { why, .. } => refuse(why),
+            other => Refusal::Driver(other.to_string()),
+        };
+        // What no device of this bus can have is said first.
+        self.bus.offers(asked).map_err(no_slice)?;
         if made.shadow.is_some() && asked > Tier::Cooperative {
             return Err(refuse(
                 "its shadow doorbells lie in pages that all clients share, so this device gives at \
@@ -211,12 +218,6 @@ impl Unit {
                     .to_owned(),
             ));
         }
-        let no_slice = |error| match error {
-            BusError::Tier { best, .. } => refuse(format!("this device gives at best {best}")),
-            BusError::NoSlice { why, .. } => refuse(why),
-            other => Refusal::Driver(other.to_string()),
-        };
-        self.bus.offers(asked).map_err(no_slice)?;
         let records = &mut *self.records.borrow_mut();
         let holder = records.granting(session, &self.name)?;
         if self.function.is_none() && self.bus.exports_device_fd() && !holder.rights.device_fd {

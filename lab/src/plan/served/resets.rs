@@ -8,9 +8,11 @@ use std::thread;
 use super::commands::until_scanned;
 use super::{LOAD, namespace};
 use crate::guest::process::until;
+use crate::host::served::SHADOWS;
 use crate::pattern;
 use crate::plan::cx::{Cx, Trouble, Verdict, check};
 use crate::plan::io::disk;
+use crate::protocol::Request;
 
 /// The blocks that are written meanwhile: the last MiB that no load uses.
 const BYTES: usize = 1 << 20;
@@ -35,15 +37,37 @@ pub(in crate::plan) fn resets(cx: &mut Cx<'_>) -> Verdict {
     reset?;
     let rounds = written
         .map_err(|_| Trouble::Failed("the thread that writes has panicked".to_owned()))??;
-    super::drop_caches()?;
-    let mut data = vec![0; BYTES];
-    let file = fs::File::open(&device)?;
-    std::os::unix::fs::FileExt::read_exact_at(&file, &mut data, AT)?;
-    let different = pattern::first_difference(rounds, 0, &data);
-    check(different.is_none(), || format!("block {} is wrong", different.unwrap_or(0)))?;
+    written_is_there(&device, rounds)?;
     Ok(format!(
         "{TIMES} resets of the controller and {TIMES} of the function, under {rounds} writes of 1 MiB"
     ))
+}
+
+/// The guest's driver has told the controller of its shadow doorbells once before, and does so again after a reset. A
+/// controller that was told looks at nothing else, so data that moves has gone by them.
+pub(in crate::plan) fn shadows(cx: &mut Cx<'_>) -> Verdict {
+    let device = namespace(LOAD)?.device;
+    let at_once = AtomicBool::new(true);
+    for told in 1..=2 {
+        cx.host(Request::Logged(SHADOWS.to_owned(), told))?;
+        let rounds = write_until(&device, &at_once)?;
+        written_is_there(&device, rounds)?;
+        until_scanned(cx)?;
+        fs::write("/sys/class/nvme/nvme0/reset_controller", "1")?;
+        live()?;
+    }
+    until_scanned(cx)?;
+    Ok("shadow doorbells before and after a reset".to_owned())
+}
+
+/// Whether the disk holds what was written in a round.
+fn written_is_there(device: &str, round: u64) -> Result<(), Trouble> {
+    super::drop_caches()?;
+    let mut data = vec![0; BYTES];
+    let file = fs::File::open(device)?;
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut data, AT)?;
+    let different = pattern::first_difference(round, 0, &data);
+    check(different.is_none(), || format!("block {} is wrong", different.unwrap_or(0)))
 }
 
 /// The kernel's files answer when the driver has brought the controller up and asked for a look at its namespaces.
