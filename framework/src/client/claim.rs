@@ -14,12 +14,11 @@ use super::handle::{QueueHandle, SharedQueueHandle, Usage};
 use super::{ClientError, Inner, QueueSpec};
 use crate::bus::{MappedSignals, SignalWords, Signals};
 use crate::dma::{DmaKeep, DmaShared, Memfd, Prefault, Watch, map_revocable};
-use crate::driver::ShadowWords;
 use crate::poll;
 use crate::tier::Tier;
 use crate::wait::line::{Limits, Line};
 use crate::wait::{Eventfd, QueueInterrupt};
-use crate::wire::{Grant, Place, Reply, Request, ShadowLayout};
+use crate::wire::{Grant, Place, Reply, Request, ShadowLayout, ShadowWords};
 
 /// The most commands that can be in flight on one queue (four bits of a tag are its generation).
 const MAX_DEPTH: u32 = 4096;

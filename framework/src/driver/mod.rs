@@ -26,6 +26,7 @@ pub mod interrupt;
 pub mod registry;
 pub mod rt;
 
+pub use crate::wire::ShadowWords;
 pub use erased::DynDriver;
 pub use interrupt::InterruptVector;
 pub use registry::{Registry, RegistryError};
@@ -129,15 +130,6 @@ pub struct QueueShadow {
     pub submission: ShadowWords,
     /// Of the completion head doorbell.
     pub completion: ShadowWords,
-}
-
-/// The two words of one shadow doorbell, as byte offsets in their memory, multiples of 4.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub struct ShadowWords {
-    /// The doorbell's value, written by the host.
-    pub value: u64,
-    /// EventIdx, written by the device.
-    pub event: u64,
 }
 
 /// What a virtual function was given to work with.

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 
 use super::refusal::Refusal;
 use super::status::StatusReport;
-use crate::driver::ShadowWords;
 use crate::tier::Tier;
 
 /// Where a ring lies: in which of the client's arenas, at which byte.
@@ -189,6 +188,15 @@ pub struct SignalLayout {
     pub asleep: u64,
     /// Byte offset of the arm word.
     pub armed: u64,
+}
+
+/// The two words of one shadow doorbell, as byte offsets in their memory, multiples of 4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowWords {
+    /// The doorbell's value, written by the host.
+    pub value: u64,
+    /// EventIdx, written by the device.
+    pub event: u64,
 }
 
 /// Where the shadow doorbells of a queue lie (see [`crate::driver::QueueShadow`]).

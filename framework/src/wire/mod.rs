@@ -30,7 +30,7 @@ mod tests;
 pub use codec::{Header, Message, WireError};
 pub use message::{
     DeviceInfo, EndCause, Event, Grant, Place, PollerAbout, Reply, Request, RevokeTarget,
-    ShadowLayout, SignalLayout, Timeout,
+    ShadowLayout, ShadowWords, SignalLayout, Timeout,
 };
 pub use refusal::{Limit, Refusal};
 pub use socket::{Packet, Received};

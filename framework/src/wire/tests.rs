@@ -7,7 +7,6 @@ use super::codec::{
 };
 use super::*;
 use crate::dma::{Access, Fault};
-use crate::driver::ShadowWords;
 use crate::poll::{PollerCounters, PollerState};
 use crate::tier::Tier;
 
