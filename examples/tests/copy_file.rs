@@ -29,6 +29,7 @@ fn a_file_of_odd_length_comes_back_the_same() {
 fn mistakes_are_named_in_one_line() {
     for (arguments, named) in [
         (&["/no/such/file"][..], "'/no/such/file'"),
+        (&["/"], "'/' is no regular file"),
         (&["--buffers", "0"], "'0'"),
         (&["--bufers"], "'--bufers'"),
         (&["--device"], "'--device'"),

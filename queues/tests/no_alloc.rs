@@ -16,8 +16,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use bytemuck::{Pod, Zeroable};
 use doorbell_queues::{
     Cells, Doorbell, DoorbellKind, EntryStores, Fate, Interrupt, NextCompletion, Parked,
-    PortalIntake, Queue, QueueName, QueueParts, QueueProtocol, SharedMem, SpinBudget, Tag,
-    WaitError, Word, Word32,
+    PortalIntake, Queue, QueueName, QueueParts, QueueProtocol, SharedMem, SharedQueue, SpinBudget,
+    Tag, WaitError, Word, Word32,
 };
 
 struct Counting;
@@ -155,7 +155,7 @@ fn parts(bar: &SharedMem, entry_stores: EntryStores) -> QueueParts {
     }
 }
 
-fn queue(entry_stores: EntryStores) -> (Queue<Pairs, u32>, Device) {
+fn rig(entry_stores: EntryStores) -> (QueueParts, Device) {
     let bar = SharedMem::zeroed(8);
     let parts = parts(&bar, entry_stores);
     let device = Device {
@@ -165,7 +165,7 @@ fn queue(entry_stores: EntryStores) -> (Queue<Pairs, u32>, Device) {
         sq_head: 0,
         posted: 0,
     };
-    (Queue::new(parts).unwrap(), device)
+    (parts, device)
 }
 
 struct Quiet;
@@ -178,48 +178,63 @@ fn ready(future: &mut (impl Future + Unpin), cx: &mut Context<'_>) -> bool {
     Pin::new(future).poll(cx).is_ready()
 }
 
-/// One round of everything.
-fn round(queue: &Queue<Pairs, u32>, device: &mut Device, cx: &mut Context<'_>) {
-    let entry = |_, value: &mut u32| Pair { value: *value, word: 0 };
+/// One round of everything, of either kind of queue.
+macro_rules! round {
+    ($queue:expr, $device:expr, $cx:expr) => {{
+        let (queue, device, cx) = ($queue, $device, $cx);
+        let entry = |_, value: &mut u32| Pair { value: *value, word: 0 };
 
-    // By callback, and as a future that is dropped.
-    for value in 0..3 {
-        queue.post(value, entry).unwrap();
-    }
-    drop(queue.submit(3, entry).unwrap());
-    assert!(queue.submit(4, entry).is_err(), "full");
-    device.run();
-    let mut sum = 0;
-    assert_eq!(queue.reap(usize::MAX, |done| sum += done.outcome + done.buffer), Ok(4));
-    assert_eq!(sum, 6);
+        // By callback, and as a future that is dropped.
+        for value in 0..3 {
+            queue.post(value, entry).unwrap();
+        }
+        drop(queue.submit(3, entry).unwrap());
+        assert!(queue.submit(4, entry).is_err(), "full");
+        device.run();
+        let mut sum = 0;
+        assert_eq!(queue.reap(usize::MAX, |done| sum += done.outcome + done.buffer), Ok(4));
+        assert_eq!(sum, 6);
 
-    // As futures that park, and tasks that wait for their slots.
-    let [mut a, mut b, c, d] =
-        std::array::from_fn(|value| queue.submit(value as u32, entry).unwrap());
-    let (mut first, mut second) = (pin!(queue.slot_free()), pin!(queue.slot_free()));
-    assert!(!ready(&mut a, cx) && !ready(&mut b, cx) && !ready(&mut first, cx));
-    assert!(!ready(&mut second, cx));
-    device.run();
-    assert!(ready(&mut b, cx) && ready(&mut a, cx));
-    assert!(ready(&mut first, cx) && ready(&mut second, cx));
-    drop((c, d));
-    assert_eq!(queue.in_flight(), 0);
+        // As futures that park, and tasks that wait for their slots.
+        let [mut a, mut b, c, d] =
+            std::array::from_fn(|value| queue.submit(value as u32, entry).unwrap());
+        let (mut first, mut second) = (pin!(queue.slot_free()), pin!(queue.slot_free()));
+        assert!(!ready(&mut a, cx) && !ready(&mut b, cx) && !ready(&mut first, cx));
+        assert!(!ready(&mut second, cx));
+        device.run();
+        assert!(ready(&mut b, cx) && ready(&mut a, cx));
+        assert!(ready(&mut first, cx) && ready(&mut second, cx));
+        drop((c, d));
+        assert_eq!(queue.in_flight(), 0);
+    }};
+}
+
+/// Allocations in a thousand rounds, after the first: the line of waiting tasks grows once.
+fn allocations(mut round: impl FnMut(&mut Context<'_>)) -> u64 {
+    let waker = Waker::from(Arc::new(Quiet));
+    let mut cx = Context::from_waker(&waker);
+    round(&mut cx);
+    let before = ALLOCATIONS.get();
+    assert!(before > 0, "it counts");
+    (0..1000).for_each(|_| round(&mut cx));
+    ALLOCATIONS.get() - before
 }
 
 #[test]
 fn nothing_is_allocated_per_command() {
     for stores in [EntryStores::Plain, EntryStores::NonTemporal] {
-        let (queue, mut device) = queue(stores);
-        let waker = Waker::from(Arc::new(Quiet));
-        let mut cx = Context::from_waker(&waker);
-        // The line of waiting tasks grows once.
-        round(&queue, &mut device, &mut cx);
-        let before = ALLOCATIONS.get();
-        assert!(before > 0, "it counts");
-        for _ in 0..1000 {
-            round(&queue, &mut device, &mut cx);
-        }
-        assert_eq!(ALLOCATIONS.get() - before, 0);
+        let (parts, mut device) = rig(stores);
+        let queue = Queue::<Pairs, u32>::new(parts).unwrap();
+        assert_eq!(allocations(|cx| round!(&queue, &mut device, cx)), 0);
+    }
+}
+
+#[test]
+fn nor_by_a_shared_queue() {
+    for stores in [EntryStores::Plain, EntryStores::NonTemporal] {
+        let (parts, mut device) = rig(stores);
+        let queue = SharedQueue::<Pairs, u32>::new(parts).unwrap();
+        assert_eq!(allocations(|cx| round!(&queue, &mut device, cx)), 0);
     }
 }
 

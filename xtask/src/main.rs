@@ -9,7 +9,7 @@
 //! | [`setup`] | the Debian packages: what is missing, and how to install it |
 //! | [`steps`] | the steps of `test` and `ci`, their order, and the closing table |
 //! | [`gates`] | what each step does |
-//! | [`bench`] | the programs that measure |
+//! | [`mod@bench`] | the programs that measure |
 //! | [`instructions`] | instructions of the hot paths, compared with a table |
 //! | [`fuzz`] | a short run of every fuzz target |
 //! | [`lab`] | the virtual lab: which machines to boot with which kernels, and the table of proofs |

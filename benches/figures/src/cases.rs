@@ -15,10 +15,11 @@ use doorbell::dma::DmaBox;
 use doorbell::local;
 use doorbell_bench::floors::BLOCK;
 use doorbell_nvme::{Io, Lba, Namespace, Nvme};
+use doorbell_queues::SharedQueue;
 use serde::{Deserialize, Serialize};
 
 use crate::counting::allocations;
-use crate::in_thread::{self, Bench, Kind, SLOTS};
+use crate::in_thread::{self, Bench, Kind, SLOTS, read_from};
 
 /// Commands in flight at a time on an NVMe queue.
 const DEPTH: usize = 32;
@@ -31,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 enum What {
     /// Submit, flush and complete with the device in the same thread, its work included.
     Ring { depth: usize, kind: Kind },
+    /// The same by callback on a shared queue, by one thread: what its atomics cost besides moving lines.
+    Shared { depth: usize },
     /// An NVMe client's reads of 4 KiB (one PRP entry): submit and complete, without the doorbell's
     /// store, of which there is one in a batch. The controller is a thread of its own that is not
     /// counted.
@@ -54,13 +57,14 @@ const fn read(name: &'static str, futures: bool) -> Case {
 }
 
 /// Every case. Names last: a table that was committed is compared by them.
-pub const CASES: [Case; 8] = [
+pub const CASES: [Case; 9] = [
     ring("device-qd1", 1, Kind::Device),
     ring("direct-qd1", 1, Kind::Direct),
     ring("futures-qd1", 1, Kind::Futures),
     ring("device-qd32", 32, Kind::Device),
     ring("direct-qd32", 32, Kind::Direct),
     ring("futures-qd32", 32, Kind::Futures),
+    Case { name: "shared-qd32", what: What::Shared { depth: 32 } },
     read("nvme-read-4k-direct", false),
     read("nvme-read-4k-futures", true),
 ];
@@ -91,7 +95,7 @@ impl Case {
     /// in each shows.
     fn operations(self) -> u64 {
         match self.what {
-            What::Ring { .. } => 64_000,
+            What::Ring { .. } | What::Shared { .. } => 64_000,
             // Each batch waits for another thread, which takes valgrind a while.
             What::Read { .. } => 64 * DEPTH as u64,
         }
@@ -104,6 +108,7 @@ impl Case {
     pub fn run(self, operations: u64) -> Result<u64> {
         match self.what {
             What::Ring { depth, kind } => run_ring(depth, kind, operations),
+            What::Shared { depth } => run_shared(depth, operations),
             What::Read { futures } => pollster::block_on(run_reads(futures, operations)),
         }
     }
@@ -163,6 +168,33 @@ fn run_ring(depth: usize, kind: Kind, operations: u64) -> Result<u64> {
     let allocated = allocations() - before;
     ensure!(bench.failed() == 0, "{} commands failed", bench.failed());
     std::hint::black_box(side.sum());
+    Ok(allocated)
+}
+
+fn run_shared(depth: usize, operations: u64) -> Result<u64> {
+    let (parts, mut device) = in_thread::parts(SLOTS)?;
+    let queue = SharedQueue::<in_thread::Nvme, in_thread::Buffer>::new(parts)?;
+    let mut buffers: Vec<in_thread::Buffer> = (0..depth).map(|_| Box::default()).collect();
+    let (mut lba, mut failed) = (0, 0);
+    let mut batch = || {
+        while let Some(buffer) = buffers.pop() {
+            lba += 8;
+            failed += u64::from(queue.post(buffer, |_, _| read_from(1, lba)).is_err());
+        }
+        queue.flush();
+        device.run(|_| ());
+        let reaped = queue.reap(usize::MAX, |done| {
+            failed += u64::from(done.outcome);
+            buffers.push(done.buffer);
+        });
+        failed += u64::from(reaped != Ok(depth));
+    };
+    // Once around the rings, so that all of their memory was touched.
+    (0..256 / depth).for_each(|_| batch());
+    let before = allocations();
+    (0..operations / depth as u64).for_each(|_| batch());
+    let allocated = allocations() - before;
+    ensure!(failed == 0, "{failed} commands failed");
     Ok(allocated)
 }
 
@@ -256,8 +288,10 @@ fn counted_submit_direct(ns: Namespace<'_>, buffers: &mut Vec<DmaBox<[u8]>>) -> 
 #[inline(never)]
 fn counted_reap_direct(nvme: &Nvme, buffers: &mut Vec<DmaBox<[u8]>>) -> Result<()> {
     nvme.reap(usize::MAX, |done| {
-        if done.status.is_success() {
-            buffers.extend(done.buffer);
+        if done.status.is_success()
+            && let Some(buffer) = done.buffer
+        {
+            buffers.push(buffer);
         }
     })?;
     Ok(())
@@ -277,12 +311,14 @@ fn counted_submit_futures<'n>(
 #[inline(never)]
 fn counted_reap_futures(futures: &mut Vec<Io<'_>>, buffers: &mut Vec<DmaBox<[u8]>>) -> Result<()> {
     let mut cx = TaskContext::from_waker(Waker::noop());
-    for mut future in futures.drain(..) {
-        let Poll::Ready(read) = std::pin::Pin::new(&mut future).poll(&mut cx) else {
+    // In their place, as an executor polls them.
+    for future in futures.iter_mut() {
+        let Poll::Ready(read) = std::pin::Pin::new(future).poll(&mut cx) else {
             bail!("a read has not completed");
         };
         buffers.push(read?);
     }
+    futures.clear();
     Ok(())
 }
 

@@ -52,6 +52,18 @@ impl PageSize {
     }
 }
 
+/// As [`describe`], if it takes no list: data in one or two pages.
+#[must_use]
+#[inline]
+pub fn describe_short(page: PageSize, iova: u64, len: u64) -> Option<Prps> {
+    let size = page.bytes();
+    let first = size - (iova & (size - 1));
+    if len <= first {
+        return Some(Prps { prp1: iova, prp2: 0 });
+    }
+    (len <= first + size).then(|| Prps { prp1: iova, prp2: iova + first })
+}
+
 /// The PRP entries for `len` bytes at `iova`. Entries of the list, if one is needed, go to `list` by
 /// index; `list_iova` is where the list lies, aligned to the page size.
 ///
@@ -66,15 +78,12 @@ pub fn describe(
     mut list: impl FnMut(usize, u64),
 ) -> Prps {
     debug_assert!(len <= page.most_bytes(), "transfers are split before they are described");
+    if let Some(prps) = describe_short(page, iova, len) {
+        return prps;
+    }
     let size = page.bytes();
     let first = size - (iova & (size - 1));
-    if len <= first {
-        return Prps { prp1: iova, prp2: 0 };
-    }
     let second = iova + first;
-    if len <= first + size {
-        return Prps { prp1: iova, prp2: second };
-    }
     let pages = (len - first).div_ceil(size);
     for index in 0..pages {
         list(index as usize, second + index * size);

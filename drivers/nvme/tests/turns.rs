@@ -25,9 +25,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use common::Rig;
-use doorbell::client::QueueSpec;
+use doorbell::client::{Client, QueueSpec};
 use doorbell::dma::DmaBox;
-use doorbell_nvme::{Io, Lba, Nvme};
+use doorbell_nvme::{IoError, Lba, Nvme, SharedNvme};
 use doorbell_queues::SpinBudget;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -75,9 +75,27 @@ async fn spinning(rig: &Rig, depth: u32) -> Nvme {
 /// Keeps `depth` reads in flight until it is done; returns how many there were.
 async fn keep_busy(nvme: &Nvme, depth: usize, done: &Done) -> u64 {
     let ns = nvme.namespace(1).unwrap();
-    let read = |at: usize, buffer: DmaBox<[u8]>| ns.read(Lba(at as u64), buffer);
-    let mut reads: Vec<Option<Io<'_>>> =
-        (0..depth).map(|at| Some(read(at, nvme.dma().alloc(512).unwrap()))).collect();
+    let buffers = (0..depth).map(|_| nvme.dma().alloc(512).unwrap());
+    keep_reading(buffers, |at, buffer| ns.read(Lba(at as u64), buffer), done).await
+}
+
+/// The same on a queue of many threads.
+async fn keep_sharing(nvme: &SharedNvme, depth: usize, done: &Done) -> u64 {
+    let ns = nvme.namespace(1).unwrap();
+    let buffers = (0..depth).map(|_| nvme.dma().alloc(512).unwrap());
+    keep_reading(buffers, |at, buffer| ns.read(Lba(at as u64), buffer), done).await
+}
+
+async fn keep_reading<F>(
+    buffers: impl Iterator<Item = DmaBox<[u8]>>,
+    read: impl Fn(usize, DmaBox<[u8]>) -> F,
+    done: &Done,
+) -> u64
+where
+    F: Future<Output = Result<DmaBox<[u8]>, IoError>> + Unpin,
+{
+    let mut reads: Vec<Option<F>> =
+        buffers.enumerate().map(|(at, buffer)| Some(read(at, buffer))).collect();
     let mut count = 0;
     std::future::poll_fn(|cx| {
         loop {
@@ -100,6 +118,13 @@ async fn keep_busy(nvme: &Nvme, depth: usize, done: &Done) -> u64 {
     })
     .await;
     count
+}
+
+/// A queue for many threads, whose waits park as rarely.
+async fn sharing(rig: &Rig, depth: u32) -> Arc<SharedNvme> {
+    let spec = QueueSpec::depth(depth).spin(SpinBudget::adaptive(5_000));
+    let client = Client::builder().arena_bytes(8 << 20).connect(&rig.socket).await.unwrap();
+    Arc::new(SharedNvme::claim_shared(&client, spec).await.unwrap())
 }
 
 /// One command at a time.
@@ -278,6 +303,76 @@ fn a_runtime_of_several_threads_goes_on_beside_a_busy_task() {
     });
 }
 
+/// A busy task for each worker of a runtime, all on one queue; sockets, timers and files (which tokio
+/// reads on other threads) beside them.
+fn workers_share_a_queue(workers: usize) {
+    let rig = Rig::new("ram=1M");
+    within_deadline(move |done| {
+        let mut runtime = Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(workers).enable_all().build().unwrap();
+        let nvme = runtime.block_on(sharing(&rig, 32));
+        let tasks: Vec<_> = (0..workers)
+            .map(|_| {
+                let (nvme, done) = (Arc::clone(&nvme), done.clone());
+                runtime.spawn(async move { keep_sharing(&nvme, 32 / workers, &done).await })
+            })
+            .collect();
+        let other = runtime.spawn(async {
+            ping_pong().await;
+            let (file, content) = file_of(64 << 10);
+            let read = tokio::task::spawn_blocking(move || std::fs::read(file.path()).unwrap());
+            assert_eq!(read.await.unwrap(), content);
+        });
+        runtime.block_on(other).unwrap();
+        done.set();
+        for task in tasks {
+            assert!(runtime.block_on(task).unwrap() > 0);
+        }
+    });
+}
+
+#[test]
+fn a_shared_queue_leaves_the_only_worker_of_a_runtime_its_sockets_and_timers() {
+    workers_share_a_queue(1);
+}
+
+#[test]
+fn a_shared_queue_leaves_two_workers_of_a_runtime_their_sockets_and_timers() {
+    workers_share_a_queue(2);
+}
+
+#[test]
+fn a_shared_queue_leaves_a_thread_its_sockets_and_timers() {
+    let rig = Rig::new("ram=1M");
+    within_deadline(move |done| {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async move {
+            let nvme = sharing(&rig, 32).await;
+            let theirs = done.clone();
+            let busy = spawn_local(async move { keep_sharing(&nvme, 32, &theirs).await });
+            ping_pong().await;
+            done.set();
+            assert!(busy.await.unwrap() >= 32);
+        });
+    });
+}
+
+#[test]
+fn a_shared_queue_leaves_a_tokio_uring_thread_its_files() {
+    let rig = Rig::new("ram=1M");
+    within_deadline(move |done| {
+        tokio_uring::start(async move {
+            let (file, content) = file_of(64 << 10);
+            let nvme = sharing(&rig, 32).await;
+            let theirs = done.clone();
+            let busy = tokio_uring::spawn(async move { keep_sharing(&nvme, 32, &theirs).await });
+            read_file(file.path(), &content).await;
+            done.set();
+            assert!(busy.await.unwrap() >= 32);
+        });
+    });
+}
+
 /// A join of device, socket and timer in one task: the turn is taken within it.
 #[test]
 fn one_task_may_wait_for_a_queue_and_a_socket_at_once() {
@@ -326,8 +421,9 @@ fn a_thread_that_only_entered_a_runtime_waits_for_nothing() {
     let rig = Rig::new("ram=1M");
     within_deadline(move |_| {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        // Nobody would see an interrupt either: every wait spins.
-        let spec = QueueSpec::depth(8).spin(SpinBudget::adaptive(u32::MAX));
+        // Nobody would see an interrupt either: every wait spins, and does not learn that a device
+        // whose thread gets no processor is not worth it.
+        let spec = QueueSpec::depth(8).spin(SpinBudget::always());
         let nvme = pollster::block_on(rig.nvme_with(8 << 20, spec));
         let _entered = runtime.enter();
         let ns = nvme.namespace(1).unwrap();

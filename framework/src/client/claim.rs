@@ -13,7 +13,7 @@ use doorbell_queues::{
 use super::handle::{QueueHandle, SharedQueueHandle, Usage};
 use super::{ClientError, Inner, QueueSpec};
 use crate::bus::{MappedSignals, SignalWords, Signals};
-use crate::dma::{DmaShared, Memfd, Prefault, Watch, map_revocable};
+use crate::dma::{DmaKeep, DmaShared, Memfd, Prefault, Watch, map_revocable};
 use crate::poll;
 use crate::tier::Tier;
 use crate::wait::line::{Limits, Line};
@@ -29,6 +29,8 @@ pub(super) struct Rings {
     /// A device with portals has none.
     submission: Option<DmaShared>,
     completion: DmaShared,
+    /// Other memory of the queue's that its device may use: [`Claimed::keep`].
+    kept: Vec<DmaKeep>,
 }
 
 /// What the grant's descriptors were made into.
@@ -93,6 +95,7 @@ pub(super) async fn claim<P: QueueProtocol>(
             DoorbellKind::Portal { .. } => None,
         },
         completion: ring(size_of::<P::Completion>())?,
+        kept: Vec::new(),
     };
     let request = Request::Claim {
         entries,
@@ -257,6 +260,16 @@ impl<P: QueueProtocol> Claimed<P> {
     #[must_use]
     pub fn client(&self) -> super::Client {
         super::Client { inner: Arc::clone(&self.lease.inner) }
+    }
+
+    /// Keeps memory as long as the queue's rings: until the device is known to be done with the queue.
+    /// For what commands name beside their buffers, such as tables with a place for each slot; so no
+    /// command has to keep it itself.
+    pub fn keep(&mut self, memory: DmaKeep) {
+        // Without rings there is no queue to come, and no command.
+        if let Some(rings) = &mut self.lease.rings {
+            rings.kept.push(memory);
+        }
     }
 
     /// The queue itself, for one thread at a time. `B` is what a command keeps while the device works on

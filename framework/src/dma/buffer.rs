@@ -208,12 +208,20 @@ impl<T: ?Sized> DmaShared<T> {
         DmaKeep { _extent: self.extent.clone() }
     }
 
+    /// Another handle of the same memory, for one of several commands that work on parts of it. While
+    /// both exist [`DmaShared::into_box`] gives either back unchanged. No allocation.
+    #[must_use]
+    #[inline]
+    pub fn share(&self) -> Self {
+        Self { extent: self.extent.clone(), _value: PhantomData }
+    }
+
     /// Takes the memory back into CPU hands. Only for code that knows that the device is done with
     /// it: after the completion of every command that named it.
     ///
     /// # Errors
     /// The buffer comes back unchanged while a [`DmaShared::mem`] of it, or a word or cells made from
-    /// that, or a [`DmaKeep`] still exists.
+    /// that, another handle ([`DmaShared::share`]) or a [`DmaKeep`] still exists.
     #[inline]
     pub fn into_box(self) -> Result<DmaBox<T>, Self> {
         if self.extent.exclusive() { Ok(DmaBox::new(self.extent)) } else { Err(self) }

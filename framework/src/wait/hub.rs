@@ -127,7 +127,8 @@ impl Watching {
     /// Takes over the lines that were given to the hub.
     pub(crate) fn admit(&mut self, hub: &Hub) {
         self.lines.retain(|line| line.is_watched());
-        for line in std::mem::take(&mut *lock(&hub.arriving)) {
+        // Drained, not taken: a thread that parks does not allocate.
+        for line in lock(&hub.arriving).drain(..) {
             // It may have been let go of and asked for again before this looked.
             if line.is_watched() && !self.lines.iter().any(|known| Arc::ptr_eq(known, &line)) {
                 self.lines.push(line);

@@ -188,7 +188,8 @@ impl Interrupt for QueueInterrupt {
         if polled.is_ready() {
             self.line.unpark(parked, cx.waker());
             // The event was taken, and with it the word that armed it, for everyone: whoever else
-            // is parked, in this runtime or another, may have lost the only signal that comes.
+            // is parked, in this runtime or another, may have lost the only signal that comes, and
+            // epoll reports to no runtime an event that is gone. See `line.rs`.
             self.line.wake_all();
         }
         polled

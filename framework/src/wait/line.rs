@@ -1,4 +1,20 @@
 //! [`Line`]: one interrupt, and all the tasks that are parked on it.
+//!
+//! **Why no wake-up is lost.** A task arms the interrupt, looks at the ring, registers here
+//! ([`Line::park`]), and goes to sleep in its runtime. Arming once gives one event, for everyone; a
+//! write to the eventfd puts it on the ready list of each runtime's epoll instance. But an instance
+//! that comes to look once the event was taken drops it: it reports to nobody. So:
+//! * whoever takes the event (a task, the thread outside, its tick) wakes everyone *afterwards*. That
+//!   the reactor's report had woken everyone is not enough: the report may be of an earlier event,
+//!   and the take is of both;
+//! * a task of several threads looks again once it is registered, since another thread may have
+//!   taken the event, and woken everyone, after its look and before it was here. With the second
+//!   look, an event that is written for it after the look finds it here, and so does who takes it;
+//! * who finds `fired` set wakes nobody: the thread that set it had taken the event, and woke
+//!   everyone after that.
+//!
+//! Modelled, with epoll and with each of the first two rules left out, in doorbell-queues' loom model
+//! `lines`.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

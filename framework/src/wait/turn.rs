@@ -24,8 +24,13 @@
 //! once to whoever polls it. The same is done where a task opted out of tokio's budget
 //! (`tokio::task::unconstrained`), which looks the same from here.
 //!
+//! A task that polls its futures in a loop of its own, without going back to its executor, keeps the
+//! reactor from being polled as well. It is told from the others by polling again and again while
+//! the turn is open: after [`POLLS`] of those the turn is given up, and the thread is not asked for
+//! one again for a while.
+//!
 //! What it costs: one question each [`TURN_EVERY`](doorbell_queues::wait::TURN_EVERY) waits, with a
-//! look at the clock; and a turn, which is a few system calls, per [`BOUND`] of work without sleep.
+//! look at the clock; and a turn, which is two or three system calls, per [`BOUND`] without sleep.
 //! The device goes on working on what it has meanwhile.
 //!
 //! [`Interrupt::poll_turn`]: doorbell_queues::Interrupt::poll_turn
@@ -44,13 +49,22 @@ use tokio::task::{coop, unconstrained};
 use super::Eventfd;
 use super::interrupt::register;
 
-/// How long a thread may work on queues without going to sleep. A turn costs a few microseconds:
-/// about a hundredth of this.
+/// How long a thread may work on queues without going to sleep. A turn is two system calls under
+/// tokio (the nudge, and an epoll that finds it), three under tokio-uring (the submission), and a
+/// wake of each task of the thread: 1 to 3 microseconds, so a hundredth of this at most. Shorter
+/// would cost more than files and timers gain, whose own operations take tens of microseconds.
 const BOUND: Duration = Duration::from_micros(300);
 /// How many polls of the reactor without sleep a turn may take. Tasks come to rest one after the
 /// other, 61 between two polls, so for each [`PER_ROUND`] of them there is one more.
 const ROUNDS: usize = 16;
 const PER_ROUND: usize = 16;
+
+/// How many polls a turn may see between two polls of the reactor, and more if many tasks wait. A
+/// task that awaits hundreds of commands at once polls all of them in a row.
+const POLLS: usize = 512;
+/// How much longer a thread may work that was found not to drive its reactor: what its last turn
+/// cost is a few thousandths of this.
+const UNDRIVEN: u32 = 32;
 
 std::thread_local! {
     /// The thread's turn in the runtime it was last asked in.
@@ -103,6 +117,8 @@ struct ThreadTurn {
     sleeps: u64,
     /// When that was known.
     since: Instant,
+    /// How long the thread may work from then on.
+    bound: Duration,
     /// Made when the first turn is due.
     nudge: Option<Arc<Nudge>>,
 }
@@ -111,7 +127,8 @@ impl ThreadTurn {
     fn new(handle: &runtime::Handle) -> Self {
         let metrics = handle.metrics();
         let sleeps = sleeps(&metrics);
-        Self { runtime: handle.id(), metrics, sleeps, since: Instant::now(), nudge: None }
+        let (since, bound) = (Instant::now(), BOUND);
+        Self { runtime: handle.id(), metrics, sleeps, since, bound, nudge: None }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -119,9 +136,10 @@ impl ThreadTurn {
         if self.nudge.as_ref().is_some_and(|nudge| nudge.take_over()) || sleeps != self.sleeps {
             self.sleeps = sleeps;
             self.since = Instant::now();
+            self.bound = BOUND;
             return Poll::Ready(());
         }
-        if self.since.elapsed() < BOUND {
+        if self.since.elapsed() < self.bound {
             return Poll::Ready(());
         }
         self.yield_turn(cx)
@@ -136,15 +154,16 @@ impl ThreadTurn {
             }),
         };
         let waits = due.and_then(|nudge| {
-            if nudge.is_open() || in_task() {
-                nudge.join(cx.waker()).map(|()| true)
-            } else {
-                Ok(false)
-            }
+            if nudge.is_open() || in_task() { nudge.join(cx.waker()).map(Some) } else { Ok(None) }
         });
         match waits {
-            Ok(true) => Poll::Pending,
-            Ok(false) => {
+            Ok(Some(Joined::Waits)) => Poll::Pending,
+            Ok(Some(Joined::GaveUp)) => {
+                self.since = Instant::now();
+                self.bound = BOUND * UNDRIVEN;
+                Poll::Ready(())
+            }
+            Ok(None) => {
                 self.since = Instant::now();
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -174,6 +193,14 @@ fn sleeps(metrics: &RuntimeMetrics) -> u64 {
     if metrics.num_workers() == 1 { metrics.worker_park_unpark_count(0) } else { 0 }
 }
 
+/// What became of a task that was to wait for a turn.
+enum Joined {
+    /// It is woken when the turn is over.
+    Waits,
+    /// Nobody drives the reactor: there is no turn, and all that waited were woken.
+    GaveUp,
+}
+
 /// The tasks that wait for their thread's turn to be over, and what ends it.
 #[derive(Debug)]
 struct Nudge {
@@ -196,6 +223,8 @@ struct State {
     waiting: Vec<Waker>,
     /// How often the reactor reported the nudge without sleep.
     rounds: usize,
+    /// Polls of waiting tasks since the reactor was last seen.
+    polls: usize,
     sleeps: u64,
 }
 
@@ -209,6 +238,7 @@ impl Nudge {
             over: false,
             waiting: Vec::new(),
             rounds: 0,
+            polls: 0,
             sleeps: 0,
         };
         Ok(Arc::new(Self {
@@ -233,31 +263,53 @@ impl Nudge {
     }
 
     /// Adds a task to those that wait for the end of the turn, which its first one begins.
-    fn join(self: &Arc<Self>, waker: &Waker) -> std::io::Result<()> {
+    fn join(self: &Arc<Self>, waker: &Waker) -> std::io::Result<Joined> {
         // Cloning wakers is foreign code: it runs outside of the lock.
         let waker = waker.clone();
+        let waiting = {
+            let state = &mut *self.state();
+            if !state.open {
+                state.signal(self)?;
+                state.open = true;
+                (state.rounds, state.polls) = (0, 0);
+                state.sleeps = sleeps(&self.metrics);
+            }
+            state.polls += 1;
+            if state.polls <= POLLS + 2 * state.waiting.len() {
+                // A task with many commands comes many times in a row.
+                if state.waiting.last().is_none_or(|last| !last.will_wake(&waker)) {
+                    state.waiting.push(waker);
+                }
+                return Ok(Joined::Waits);
+            }
+            let waiting = state.end();
+            // The thread learns it here.
+            state.over = false;
+            waiting
+        };
+        self.release(waiting);
+        Ok(Joined::GaveUp)
+    }
+
+    /// Wakes those that waited.
+    fn release(&self, mut waiting: Vec<Waker>) {
+        // Wakers are foreign code: they run outside of the lock.
+        waiting.drain(..).for_each(Waker::wake);
         let state = &mut *self.state();
-        if !state.open {
-            state.signal(self)?;
-            state.open = true;
-            state.rounds = 0;
-            state.sleeps = sleeps(&self.metrics);
+        if state.waiting.capacity() == 0 {
+            state.waiting = waiting;
         }
-        // A task with many commands comes many times in a row.
-        if state.waiting.last().is_none_or(|last| !last.will_wake(&waker)) {
-            state.waiting.push(waker);
-        }
-        Ok(())
     }
 
     /// The reactor has reported the nudge.
     fn reported(self: &Arc<Self>) {
-        let mut waiting = {
+        let waiting = {
             let state = &mut *self.state();
             if !state.open {
                 return;
             }
             state.rounds += 1;
+            state.polls = 0;
             let slept = !self.must_sleep || sleeps(&self.metrics) != state.sleeps;
             let most = ROUNDS + state.waiting.len() / PER_ROUND;
             if !slept && state.rounds < most && state.signal(self).is_ok() {
@@ -265,12 +317,7 @@ impl Nudge {
             }
             state.end()
         };
-        // Wakers are foreign code: they run outside of the lock.
-        waiting.drain(..).for_each(Waker::wake);
-        let state = &mut *self.state();
-        if state.waiting.capacity() == 0 {
-            state.waiting = waiting;
-        }
+        self.release(waiting);
     }
 
     /// The thread is gone. Whoever still waits looks for itself.

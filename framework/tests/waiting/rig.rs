@@ -44,7 +44,7 @@ impl Device {
     /// Completes a command that it holds, and signals if the host asked for it.
     pub(crate) fn complete(&mut self, held: usize) {
         let entry = self.held.swap_remove(held);
-        let phase = u32::from(self.posted / ENTRIES % 2 == 0);
+        let phase = u32::from((self.posted / ENTRIES).is_multiple_of(2));
         let head = self.head as u16;
         let completion = Completion { reserved: 0, head, tag: entry.tag, status: phase };
         self.cq.publish(self.posted % ENTRIES, &completion, Loop::PHASE_WORD);

@@ -3,6 +3,7 @@
 //!
 //! * [`wake`]: the Dekker protocols of `doorbell` (asleep, kick) and `wait` (arm, signal);
 //! * [`shadow`]: shadow doorbells and EventIdx, alone and together with asleep and kick;
+//! * [`lines`]: tasks of several threads that park on one interrupt line;
 //! * [`wakes`]: what wakes a thread that polls for many queues, and its sleep;
 //! * [`rings`]: publication of an entry by its doorbell, and of a completion by its phase;
 //! * [`portals`]: publication of an entry in a portal, and the wake-up beside one;
@@ -21,6 +22,7 @@ use loom::sync::{Arc, Condvar, Mutex};
 use crate::mem::Word;
 
 mod fate;
+mod lines;
 mod portals;
 mod rings;
 mod shadow;

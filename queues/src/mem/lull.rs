@@ -115,14 +115,15 @@ impl Lull {
                 if quiet() {
                     let until = ticks().wrapping_add(BOUND.into());
                     // SAFETY: as above; it changes the flags and nothing else. State C0.1 (bit 0
-                    // set): the quicker wake-up.
+                    // set): the quicker wake-up. EDX:EAX is the counter's value at which it ends.
+                    // For the compiler it may touch memory: looks stay on their side of it.
                     unsafe {
                         core::arch::asm!(
                             "umwait ecx",
                             in("ecx") 1_u32,
                             in("eax") until as u32,
                             in("edx") (until >> 32) as u32,
-                            options(nostack, nomem),
+                            options(nostack),
                         );
                     }
                 }
@@ -144,8 +145,8 @@ impl Lull {
                 }
                 if quiet() {
                     // SAFETY: as above. The timer is used (ECX bit 1), with its bound in EBX, which
-                    // the compiler keeps for itself: it is exchanged, and back. State C1 (EAX
-                    // F0h: C0, the quicker wake-up).
+                    // the compiler keeps for itself: it is exchanged, and back. State C0 (EAX F0h;
+                    // 0 would be C1): the quicker wake-up. Memory as above.
                     unsafe {
                         core::arch::asm!(
                             "xchg {bound:r}, rbx",
@@ -154,7 +155,7 @@ impl Lull {
                             bound = inout(reg) u64::from(BOUND) => _,
                             in("eax") 0xf0_u32,
                             in("ecx") 2_u32,
-                            options(nostack, nomem, preserves_flags),
+                            options(nostack, preserves_flags),
                         );
                     }
                 }

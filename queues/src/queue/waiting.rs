@@ -171,7 +171,8 @@ impl<P: QueueProtocol, B> Queue<P, B> {
                 spin.missed();
                 break false;
             }
-            looks += if looks < SpinBudget::QUIET_LOOKS { 1 } else { self.pause() };
+            let more = if looks < SpinBudget::QUIET_LOOKS { 1 } else { self.pause() };
+            looks = looks.saturating_add(more);
         };
         self.patience.spin.set(spin);
         Ok(found)
@@ -368,7 +369,8 @@ impl<P: QueueProtocol, B> Queue<P, B> {
         Poll::Pending
     }
 
-    #[inline]
+    // Inlined into the poll of a future: what it returns would go through memory.
+    #[inline(always)]
     pub(crate) fn take_done(&self, tag: Tag) -> Option<(P::Outcome, B)> {
         let taken = self.slots.take_done(tag);
         if taken.is_some() {

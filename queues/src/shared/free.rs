@@ -67,6 +67,9 @@ impl FreeSlots {
     #[inline]
     pub(super) fn take_from(&self, start: usize) -> Option<usize> {
         let last = self.words.len() - 1;
+        // Neighbouring threads begin far apart, whichever of them is the first: one that has emptied its
+        // word does not come upon its neighbour's next.
+        let start = start.wrapping_mul(5);
         for step in 0..=last {
             // The number of words is a power of two.
             let at = start.wrapping_add(step) & last;
@@ -81,8 +84,9 @@ impl FreeSlots {
                 if before & 1 << bit != 0 {
                     return Some((at << self.shift) + bit as usize);
                 }
-                // Someone else got it: progress, though not ours.
-                free = before;
+                // Someone else got it: progress, though not ours. (Read again, so that only one bit of the
+                // value before is looked at: that is one instruction on x86, and all of them a loop.)
+                free = word.load(Ordering::Relaxed);
             }
         }
         None

@@ -7,47 +7,48 @@
 //! by a `Queue` each, where the device has enough of them.
 //!
 //! A command takes the way
-//! `slot -> entry built -> position -> entry stored -> published -> rung -> completion -> slot free`:
+//! `slot -> entry built -> staged -> placed in the ring -> rung -> completion -> slot free`:
 //!
 //! | step | how | in |
 //! |---|---|---|
 //! | slot | one atomic "and" clears its bit; threads begin at different words | `free` |
 //! | entry built | by the caller's closure, which has the slot and nothing else | here |
-//! | position | one fetch-and-add, which cannot fail: there are fewer slots than entries | `positions` |
-//! | published | one swap of the position's own word | `positions` |
-//! | rung | by whoever holds the ringer's baton: one doorbell store for all that is published in a row | `bells` |
+//! | staged | the entry is stored beside the slot, which goes on a lane by one compare-and-swap; threads have different lanes, mostly | `lanes` |
+//! | placed | by whoever holds the ringer's baton: each lane is taken by one swap, and its entries are stored in the ring, which nobody else writes | `gather` |
+//! | rung | by the same: one doorbell store for all that was placed | `bells` |
 //! | completion | by whoever holds the reaper's baton: settled by one compare-and-swap of the slot's word | `reaper`, `cell` |
 //! | slot free | by the future (or callback, or for an orphan the reaper): one atomic "or" | `free` |
 //!
-//! Slot and position are two atomics and not one on purpose. One could reserve both, but then the
-//! caller's closure would run between a reservation and its publication, where a thread that stops
-//! (or a closure that panics, or that submits and waits for what it submitted) keeps the doorbell from
-//! all later positions. This way that window is ten stores long and has no code of others in it; and the slots'
-//! bits are spread over cache lines, which one word with everything could not be.
+//! An entry gets its place in the ring only when it is rung, and not when it is submitted. So no word is
+//! written by every submission of every thread; and there is no place that is reserved and not yet
+//! filled, behind which others would have to wait. The price is a second copy of the entry.
+//!
+//! The device sees the commands that one thread submits in their order, as long as the thread keeps to
+//! one lane: that is told from where its stack lies (`free::own_word`), so a thread whose stack is larger
+//! than 2 MiB, or a task that moves between threads, may use two. Between lanes there is no order. A
+//! command that must follow another is submitted after that one's completion.
 //!
 //! # What a thread that stops can hold up, and what not
 //! A thread may be preempted, or stopped by a debugger, anywhere. If it stops
 //!
 //! | where | others cannot meanwhile | others can |
 //! |---|---|---|
-//! | while it has a slot, building or not | use that slot | everything else |
-//! | between a position's reservation and its publication | have **later** positions rung; these reach the device when it publishes, and then it rings for them, if anyone flushed | submit as long as there are slots, publish, reap, complete; earlier positions are rung |
-//! | as the ringer, with the baton | have anything rung that was published since its last look, or the head acknowledged; it does so when it goes on | submit, publish, reap, complete |
+//! | while it has a slot, building it or not yet on a lane | use that slot | everything else |
+//! | as the ringer, with the baton | have anything rung that it has not rung, or the head acknowledged; it does so when it goes on | submit, reap, complete |
 //! | as the ringer, after the baton, before a kick | have a **sleeping** device woken for what it rang; who rings after it kicks for itself | everything else |
-//! | as the reaper, with the baton | have completions settled that it has not settled; so futures that are polled park or go on spinning | submit, publish, ring, take what is settled, give slots back |
+//! | as the reaper, with the baton | have completions settled that it has not settled; so futures that are polled park or go on spinning | submit, ring, take what is settled, give slots back |
 //! | as the reaper, between a parked future's state and its waker | poll that future to its end, or park it | everything else |
 //! | between taking a callback's completion and calling it, or in a callback or waker | use that slot | everything else: nothing is held then |
 //! | changing the line of those who wait for a slot | join or leave the line, be woken from it: who would join is polled again instead | everything else |
 //!
-//! So a stopped producer never delays others' **reserving, publishing or completing**; it can delay the
-//! **ringing** of positions after its own, until it publishes. A stopped ringer or reaper delays its
-//! work for all. Nobody waits for either: who needs the work asks the holder for it
-//! and goes on (see [delegation](#delegation)).
+//! So a stopped producer never delays others, neither their submitting nor their **ringing**. A stopped
+//! ringer or reaper delays its work for all. Nobody waits for either: who needs the work asks the
+//! holder for it and goes on (see [delegation](#delegation)).
 //!
 //! # Progress
 //! | operation | guarantee |
 //! |---|---|
-//! | [`submit`](SharedQueue::submit), [`post`](SharedQueue::post) | lock-free: a slot is lost only to another thread that got it; the position is wait-free; full is an error at once |
+//! | [`submit`](SharedQueue::submit), [`post`](SharedQueue::post) | lock-free: a slot is lost only to another thread that got it, and a place on a lane only to one that went on it or took it; full is an error at once |
 //! | [`flush`](SharedQueue::flush) | wait-free for who asks; the holder repeats the work as often as others ask meanwhile, each of whom has made progress |
 //! | polling a future, [`reap`](SharedQueue::reap), [`poll`](SharedQueue::poll) | lock-free; a look at a ring that another thread holds returns at once |
 //! | dropping a future | lock-free: it competes with the reaper for one word, and loses at most twice |
@@ -60,8 +61,8 @@
 //! Ringing must be in order, because a doorbell carries an absolute tail; reaping too, because a
 //! completion ring has one head. Each is done by the holder of a baton. Who finds it taken leaves a
 //! request in the same word and goes; the holder cannot let go without seeing it. (Flat combining: see
-//! `cell/baton.rs` for the citation.) So everything published before a flush is rung by it, by the
-//! holder that it asked, or by the producer of the position that is not yet published.
+//! `cell/baton.rs` for the citation.) So everything submitted before a flush is rung by it, by the
+//! holder that it asked, or by the one that has taken its lane already.
 //!
 //! A task that parks makes such a request too, after it has armed the interrupt: a completion that the
 //! reaper's last look missed is seen by the next one, and one that comes later fires the interrupt.
@@ -73,7 +74,9 @@
 //!   orphans were dropped; [`reap`](SharedQueue::reap) and [`poll`](SharedQueue::poll) return 0 while
 //!   another thread reaps.
 //! * A completion beyond the number of commands told is a violation at once, whatever its tag: the
-//!   positions' invariants rest on it, and so hold whatever a device writes.
+//!   ring's invariants rest on it (see `bells`), and so hold whatever a device writes.
+//! * Commands of different threads reach the device in no particular order, even if one was submitted
+//!   after the other.
 //! * After the queue's end the slot of a command whose buffer was handed back as lost stays in use.
 //!
 //! Code of others (builders, callbacks, wakers, buffers' drop, kicks, the interrupt) runs while
@@ -86,12 +89,11 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::fmt;
 
-use crate::error::{BadGeometry, QueueError, RejectReason, Rejected, Violation};
-use crate::fate::{EndReason, Fate};
-use crate::mem::{CellArray, CellWords, Cells, EntryStores, SharedMem, store_fence};
+use crate::error::{BadGeometry, QueueError, Rejected, Violation};
+use crate::fate::Fate;
+use crate::mem::{CellArray, CellWords, Cells, EntryStores, SharedMem};
 use crate::protocol::{DoorbellKind, QueueName, QueueProtocol, Tag};
 use crate::queue::{Completed, QueueParts};
 use crate::wait::{Interrupt, SpinBudget};
@@ -103,13 +105,16 @@ mod bells;
     reason = "cells that threads hand to each other: each site lists its obligations"
 )]
 mod cell;
+mod ending;
 mod free;
+mod gather;
 mod in_flight;
+mod lanes;
+mod laps;
 mod line;
 #[cfg(test)]
 #[cfg(loom)]
 mod models;
-mod positions;
 mod reaper;
 mod sync;
 #[cfg(test)]
@@ -123,8 +128,9 @@ pub use waiting::SharedSlotFree;
 
 use bells::Bells;
 use cell::{Delegated, Reserved, SlotTable, WriteOnce};
+use free::own_word;
+use lanes::Lanes;
 use line::Line;
-use positions::Positions;
 use reaper::{Look, Peek, Reaper};
 use sync::AtomicBool;
 use turns::Turns;
@@ -153,7 +159,10 @@ pub struct SharedQueue<P: QueueProtocol, B> {
     wake_all: AtomicBool,
 
     slots: Slots<P, B>,
-    positions: Positions,
+    /// Entry of slot `n`, from its building until it is in the ring. Invariant: written by who has the
+    /// slot, before it is on a lane; read by who took it from there.
+    staged: Cells<P::Entry>,
+    lanes: Lanes,
     bells: Bells,
     peek: Peek,
     spin: Delegated<core::cell::Cell<SpinBudget>>,
@@ -201,12 +210,17 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         let (entries, ring) = parts.rings::<P>()?;
         // For a look without the baton.
         let (_, completions) = parts.rings::<P>()?;
-        let bells =
-            Bells::new(parts.submission_doorbell, parts.completion_doorbell, completions.count());
+        let counts = (entries.count(), completions.count());
+        let bells = Bells::new(parts.submission_doorbell, parts.completion_doorbell, counts);
+        let slots = usize::from(parts.slots);
+        let Ok(staged) = SharedMem::zeroed(slots * size_of::<P::Entry>()).cells(0, slots) else {
+            unreachable!("memory of that size")
+        };
         Ok(Self {
             fate: parts.fate,
-            positions: Positions::new(entries.count()),
             entries,
+            staged,
+            lanes: Lanes::new(),
             non_temporal: parts.entry_stores == EntryStores::NonTemporal,
             completions,
             interrupt: parts.interrupt,
@@ -239,16 +253,6 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         self.slots.capacity() - self.slots.free().count()
     }
 
-    /// Why the queue has ended, if it has. The first reason stays.
-    pub fn ended(&self) -> Option<QueueError> {
-        let reason = self.fate.ended()?;
-        let queue = self.name.clone();
-        Some(match (reason, self.violation.get()) {
-            (EndReason::Violation, Some(violation)) => QueueError::Violation { queue, violation },
-            _ => QueueError::Ended { queue, reason },
-        })
-    }
-
     #[inline]
     fn is_alive(&self) -> bool {
         self.fate.is_alive()
@@ -256,8 +260,8 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
 
     /// Submits an entry and returns the future of its completion. `build` gets the slot's number
     /// (`0..capacity`, its own until completion: an index into per-command memory such as PRP
-    /// lists) and the buffer, and returns the entry, which is stored word by word straight into the
-    /// ring. The device is not told before [`flush`](Self::flush) or the future's first poll (or,
+    /// lists) and the buffer, and returns the entry, which is copied into the ring
+    /// when it is rung. The device is not told before [`flush`](Self::flush) or the future's first poll (or,
     /// early, because another thread's flush covers it).
     ///
     /// # Errors
@@ -305,35 +309,11 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         P::stamp(&mut entry, building.slot.tag());
         let Building { slot, freed } = building;
         core::mem::forget(freed);
+        let number = slot.slot();
+        self.staged.words(number.into()).write(&entry);
         let committed = commit(slot, buffer);
-        // From here to the publication later positions cannot be rung: no code of others runs.
-        let position = self.positions.reserve();
-        self.store(position, &entry);
-        if self.positions.publish(position) {
-            self.ring();
-        }
+        self.lanes.push(own_word(), number, self.slots.link(number));
         Ok(committed)
-    }
-
-    #[inline(always)]
-    fn store(&self, position: u64, entry: &P::Entry) {
-        let words = self.entries.words(self.positions.laps().index(position));
-        if self.non_temporal {
-            words.stream(entry);
-            // Each producer its own: only who stored past the caches can see to it.
-            store_fence();
-        } else {
-            words.write(entry);
-        }
-    }
-
-    #[cold]
-    fn rejected(&self, buffer: B) -> Rejected<B> {
-        let reason = match self.ended() {
-            Some(error) => RejectReason::Ended(error),
-            None => RejectReason::Full(self.name.clone()),
-        };
-        Rejected { reason, buffer }
     }
 
     /// Tells the device of everything that any thread has submitted: one store to the tail doorbell,
@@ -343,13 +323,9 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
     /// The head doorbell is only rung when the completion ring could otherwise overflow.
     #[inline]
     pub fn flush(&self) {
-        if self.positions.has_unrung() {
-            self.ring();
+        if self.lanes.has(own_word()) || self.lanes.any() {
+            self.bells.ring(self, || self.is_alive());
         }
-    }
-
-    fn ring(&self) {
-        self.bells.ring(&self.positions, || self.is_alive());
     }
 
     /// Reaps up to `budget` completions for everyone: wakes parked futures, frees orphans, and
@@ -402,37 +378,5 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
     pub fn poll(&self, budget: usize) -> Result<usize, QueueError> {
         let (looked, result) = self.look(Look::up_to(budget));
         result.map(|()| looked.settled)
-    }
-
-    /// Ends the queue: every task that waits on it is woken and gets [`QueueError::Ended`].
-    /// `quiesced` as in [`Fate::end`].
-    pub fn end(&self, reason: EndReason, quiesced: bool) {
-        self.fate.end(reason, quiesced);
-        self.wake_everyone();
-    }
-
-    /// Gives the queue up and returns every buffer that it still holds: the device may be writing
-    /// to them. Whoever takes them keeps them until the device is known to be done (the queue
-    /// deleted or the device reset).
-    #[must_use]
-    pub fn give_up(mut self) -> Vec<B> {
-        self.fate.end(EndReason::Released, false);
-        let slots = 0..self.slots.capacity();
-        slots.filter_map(|index| self.slots.end_buffer(index, false)).collect()
-    }
-}
-
-impl<P: QueueProtocol, B> Drop for SharedQueue<P, B> {
-    /// Ends the queue, as released. Buffers still with the device are leaked, not freed: freeing
-    /// memory that a device may write is worse than losing it. [`SharedQueue::give_up`] hands them
-    /// to someone who can wait. Once the fate is quiesced they are dropped like the others.
-    fn drop(&mut self) {
-        self.fate.end(EndReason::Released, false);
-        if self.fate.quiesced() {
-            return;
-        }
-        for index in 0..self.slots.capacity() {
-            core::mem::forget(self.slots.end_buffer(index, true));
-        }
     }
 }

@@ -18,12 +18,15 @@ use crate::ring::CompletionRing;
 ///
 /// # Invariants
 /// * `taken` completions were taken of `ring`; no more than the device was told of commands.
+/// * `rung` is what the device was told of commands, as it was when this side needed to know last: the
+///   ringer's line is not taken for each completion.
 /// * `head` is the submission head that the device reported last, as a position: it only grows, and
 ///   is at most what the device was told. `head_index` is its index.
 /// * Slots from `waking` on may hold wakers that are to be called.
 pub(super) struct Reaper<P: QueueProtocol> {
     ring: CompletionRing<P>,
     taken: Cell<u64>,
+    rung: Cell<u64>,
     head: Cell<u64>,
     head_index: Cell<u16>,
     waking: Cell<usize>,
@@ -31,10 +34,11 @@ pub(super) struct Reaper<P: QueueProtocol> {
 
 impl<P: QueueProtocol> Reaper<P> {
     pub(super) fn new(completions: Cells<P::Completion>) -> Self {
-        let [taken, head] = [const { Cell::new(0) }; 2];
+        let [taken, rung, head] = [const { Cell::new(0) }; 3];
         Self {
             ring: CompletionRing::new(completions),
             taken,
+            rung,
             head,
             head_index: Cell::new(0),
             waking: Cell::new(usize::MAX),
@@ -269,26 +273,34 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         tag: Tag,
         reported: Option<u16>,
     ) -> Result<(), Violation> {
-        // What the device was told before it wrote this is seen: it was stored before the doorbell.
-        let rung = self.positions.rung();
         let taken = turn.taken.get();
-        // More completions than commands. Positions rely on it that these are never taken.
-        if taken >= rung {
+        // More completions than commands. The ring's invariants rest on it that these are never taken.
+        if taken >= turn.rung.get() && taken >= self.renew_rung(turn) {
             return Err(Violation::UnknownTag(tag));
         }
         turn.taken.set(taken + 1);
         self.bells.set_taken(taken + 1);
         let Some(reported) = reported else { return Ok(()) };
-        let (laps, last) = (self.positions.laps(), turn.head.get());
+        let (laps, last) = (self.bells.submissions(), turn.head.get());
         let (from, to) = (u64::from(turn.head_index.get()), u64::from(reported));
         let steps = if to >= from { to - from } else { to + laps.count() - from };
-        if to >= laps.count() || last + steps > rung {
+        let beyond = |rung| last + steps > rung;
+        if to >= laps.count() || beyond(turn.rung.get()) && beyond(self.renew_rung(turn)) {
+            let rung = self.renew_rung(turn);
             let (last, tail) = (turn.head_index.get(), laps.index(rung) as u16);
             return Err(Violation::ImpossibleHead { reported, last, tail });
         }
         turn.head.set(last + steps);
         turn.head_index.set(reported);
         Ok(())
+    }
+
+    /// What the device was told before it wrote what was just read is seen: it was stored before the
+    /// doorbell.
+    fn renew_rung(&self, turn: &Turn<'_, Reaper<P>>) -> u64 {
+        let rung = self.bells.rung();
+        turn.rung.set(rung);
+        rung
     }
 
     #[cold]

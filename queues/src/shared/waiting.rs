@@ -148,7 +148,7 @@ impl<P: QueueProtocol, B> SharedQueue<P, B> {
         parked: &mut Parked,
     ) -> Poll<Result<(), QueueError>> {
         self.turns.count_yield();
-        self.bells.acknowledge(&self.positions, || self.is_alive());
+        self.bells.acknowledge(self, || self.is_alive());
         self.interrupt.arm(&self.next_completion());
         // What appeared before the interrupt was armed is seen by this look; if another thread has
         // the baton, by the one that it is asked for, which then wakes this task.

@@ -49,10 +49,12 @@ pub struct SpinBudget {
 const BUCKETS: usize = 15;
 /// How many waits are remembered before they fade.
 const MEMORY: u32 = 32;
-/// What parking costs, in quiet looks: 12 microseconds for its system calls, the wake-up, and the
-/// delay until the task runs.
+/// What parking costs, in quiet looks of 3 ns: about 12 microseconds. From an eventfd to a task that
+/// tokio runs it takes 7 on a quiet machine and 10 on a busy one, its delay included; who signals
+/// spends 2.5 to 3.5 on waking the thread; the task's own system calls take about one. A wrong
+/// guess costs at most the difference per wait, and only with devices that take about as long.
 const PARK: u64 = 4_000;
-/// What a look after a pause costs, in quiet looks.
+/// What a look after a pause costs, in quiet looks: a pause takes about 25 ns.
 const PAUSED: u64 = 8;
 /// Waits until the first probe after one that told something.
 const PROBE_SOON: u16 = 4;

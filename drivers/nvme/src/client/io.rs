@@ -47,38 +47,40 @@ pub(super) struct Transfer<'n, M: Mode> {
 type Output = Result<Option<DmaBox<[u8]>>, Box<IoError>>;
 
 impl<'n, M: Mode> Transfer<'n, M> {
-    /// A request that was refused.
+    /// Nothing yet: [`Transfer::begin`] or [`Transfer::refuse`] follows. A future is large, for several
+    /// commands must fit in: it is made in its place and changed there, never moved.
+    #[inline(always)]
+    pub(super) fn new(nvme: &'n Nvme<M>, request: Request) -> Self {
+        Self { nvme, request, state: State::Over }
+    }
+
+    /// It is refused.
     #[cold]
-    pub(super) fn refused(
-        nvme: &'n Nvme<M>,
-        request: Request,
-        error: NvmeError,
-        buffer: Option<DmaBox<[u8]>>,
-    ) -> Self {
-        Self { nvme, request, state: State::Refused(Box::new(IoError { error, buffer })) }
+    pub(super) fn refuse(&mut self, error: NvmeError, buffer: Option<DmaBox<[u8]>>) {
+        self.state = State::Refused(Box::new(IoError { error, buffer }));
     }
 
     /// Starts a request that was checked; `buffer` has the length of its blocks, if it moves data.
-    #[inline]
-    pub(super) fn start(nvme: &'n Nvme<M>, request: Request, buffer: Option<DmaBox<[u8]>>) -> Self {
+    #[inline(always)]
+    pub(super) fn begin(&mut self, buffer: Option<DmaBox<[u8]>>) {
         let shared = buffer.map(DmaBox::into_shared);
-        if !request.is_single() {
-            return Self::start_many(nvme, request, shared);
+        if !self.request.is_single() {
+            return self.begin_many(shared);
         }
         let payload = shared.map_or_else(Payload::nothing, Payload::whole);
         let base = payload.iova();
-        let state = match request.submit(nvme, request.whole(), base, payload) {
-            Ok(command) => State::One(command),
-            Err(rejected) => Self::turned_away(nvme, rejected),
-        };
-        Self { nvme, request, state }
+        match self.request.submit(self.nvme, self.request.whole(), base, payload) {
+            // The state before has nothing to drop: not to try saves the look.
+            Ok(command) => std::mem::forget(self.replace(State::One(command))),
+            Err(rejected) => self.state = Self::turned_away(self.nvme, rejected),
+        }
     }
 
     #[inline(never)]
-    fn start_many(nvme: &'n Nvme<M>, request: Request, buffer: Option<DmaShared<[u8]>>) -> Self {
+    fn begin_many(&mut self, buffer: Option<DmaShared<[u8]>>) {
         let mut window = Window::new(buffer);
-        window.fill(nvme, &request);
-        Self { nvme, request, state: State::Many(window) }
+        window.fill(self.nvme, &self.request);
+        self.state = State::Many(window);
     }
 
     #[cold]
@@ -95,12 +97,13 @@ impl<'n, M: Mode> Transfer<'n, M> {
         State::Refused(Box::new(IoError { error, buffer: payload.into_buffer() }))
     }
 
-    #[inline]
+    #[inline(always)]
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Output> {
         let State::One(command) = &mut self.state else { return self.poll_slowly(cx) };
         let tag = command.tag();
         let done = ready!(Pin::new(command).poll(cx));
-        self.state = State::Over;
+        // The future of a command that is done has nothing to drop.
+        std::mem::forget(self.take());
         Poll::Ready(match done {
             Ok((outcome, payload)) if outcome.status.is_success() => Ok(payload.into_buffer()),
             failed => {
@@ -110,6 +113,11 @@ impl<'n, M: Mode> Transfer<'n, M> {
                 return self.failed(IoError { error, buffer }, cx);
             }
         })
+    }
+
+    /// [`Transfer::poll`] out of line.
+    fn poll_one(&mut self, cx: &mut Context<'_>) -> Poll<Output> {
+        self.poll(cx)
     }
 
     /// Only a broker deletes queues, and it says why; its word may come after the statuses of the
@@ -165,7 +173,7 @@ impl<'n, M: Mode> Transfer<'n, M> {
                     let State::Deleted { buffer, .. } = self.take() else { continue };
                     return Poll::Ready(Err(Box::new(IoError { error, buffer })));
                 }
-                State::One(_) => return self.poll(cx),
+                State::One(_) => return self.poll_one(cx),
                 State::Refused(_) | State::Over => {
                     return Poll::Ready(Err(match self.take() {
                         State::Refused(error) => error,
@@ -176,8 +184,14 @@ impl<'n, M: Mode> Transfer<'n, M> {
         }
     }
 
+    #[inline(always)]
+    fn replace(&mut self, state: State<'n, M>) -> State<'n, M> {
+        std::mem::replace(&mut self.state, state)
+    }
+
+    #[inline(always)]
     fn take(&mut self) -> State<'n, M> {
-        std::mem::replace(&mut self.state, State::Over)
+        self.replace(State::Over)
     }
 
     /// A slot may be free: places the only command of the request.

@@ -78,7 +78,8 @@ use payload::SlotPages;
 /// `M` says how threads use it: [`Single`] (one at a time) or [`Shared`] (many at once).
 pub struct Nvme<M: Mode = Single> {
     queue: M::Queue,
-    pages: Arc<SlotPages>,
+    /// Kept as long as the queue by [`Claimed::keep`](doorbell::client::Claimed::keep).
+    pages: SlotPages,
     max_transfer: u64,
     controller: ControllerInfo,
     namespaces: Vec<NamespaceInfo>,
@@ -162,7 +163,7 @@ impl SharedNvme {
 impl<M: Mode> Nvme<M> {
     async fn claim_in_mode(client: &Client, spec: QueueSpec) -> Result<Self, NvmeError> {
         let device: Arc<str> = client.device().name.as_str().into();
-        let claimed = client.claim::<NvmeProtocol>(spec).await?;
+        let mut claimed = client.claim::<NvmeProtocol>(spec).await?;
         // Asked after the queue exists: while one does, no namespace is formatted.
         let (controller, namespaces) = learn(client, &device).await?;
         let page = PageSize::new(controller.page_size)
@@ -177,9 +178,10 @@ impl<M: Mode> Nvme<M> {
             other => other?,
         };
         let pages = SlotPages::new(&memory, page, slots).map_err(|_| NvmeError::Answer(device))?;
+        claimed.keep(memory.keep());
         let max_transfer = controller.max_transfer.unwrap_or(u64::MAX).min(page.most_bytes());
         let queue = M::queue(claimed)?;
-        let (client, pages) = (client.clone(), Arc::new(pages));
+        let client = client.clone();
         Ok(Self { queue, pages, max_transfer, controller, namespaces, client })
     }
 
@@ -304,7 +306,7 @@ impl<M: Mode> Nvme<M> {
     }
 
     #[inline]
-    pub(crate) fn pages(&self) -> &Arc<SlotPages> {
+    pub(crate) fn pages(&self) -> &SlotPages {
         &self.pages
     }
 

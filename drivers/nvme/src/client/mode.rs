@@ -111,7 +111,8 @@ macro_rules! mode {
                 queue.name()
             }
 
-            #[inline]
+            // With what it is called by, and its builder: see `Request::build`.
+            #[inline(always)]
             fn submit(
                 queue: &Self::Queue,
                 payload: Payload,
@@ -120,7 +121,7 @@ macro_rules! mode {
                 queue.submit(payload, build)
             }
 
-            #[inline]
+            #[inline(always)]
             fn post(
                 queue: &Self::Queue,
                 payload: Payload,

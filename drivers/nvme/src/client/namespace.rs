@@ -135,7 +135,7 @@ impl<'n, M: Mode> Namespace<'n, M> {
         NvmeError::BadRange(Box::new(Refused { device, nsid: self.info.nsid, range }))
     }
 
-    #[inline]
+    #[inline(always)]
     fn transfer(
         &self,
         opcode: IoOpcode,
@@ -144,10 +144,13 @@ impl<'n, M: Mode> Namespace<'n, M> {
         buffer: DmaBox<[u8]>,
     ) -> Io<'n, M> {
         let request = self.request(opcode, self.most_data, flags);
+        let request = extent.as_ref().map_or(request, |extent| request.of(*extent));
+        let mut io = Io(Transfer::new(self.nvme, request));
         match extent {
-            Ok(extent) => Io(Transfer::start(self.nvme, request.of(extent), Some(buffer))),
-            Err(range) => Io(Transfer::refused(self.nvme, request, self.bad(range), Some(buffer))),
+            Ok(_) => io.0.begin(Some(buffer)),
+            Err(range) => io.0.refuse(self.bad(range), Some(buffer)),
         }
+        io
     }
 
     /// Reads as many blocks as `buffer` holds, from `lba` (NVM command set 1.0, 3.2.4).
@@ -213,8 +216,9 @@ impl<'n, M: Mode> Namespace<'n, M> {
     pub fn compare(&self, lba: Lba, buffer: DmaBox<[u8]>) -> Io<'n, M> {
         if !self.nvme.controller().commands.compare {
             let request = self.request(IoOpcode::COMPARE, 1, Rw12(0));
-            let error = self.not_supported(IoOpcode::COMPARE);
-            return Io(Transfer::refused(self.nvme, request, error, Some(buffer)));
+            let mut io = Io(Transfer::new(self.nvme, request));
+            io.0.refuse(self.not_supported(IoOpcode::COMPARE), Some(buffer));
+            return io;
         }
         let extent = self.shape.at_lba(lba, buffer.len());
         self.transfer(IoOpcode::COMPARE, extent, Rw12(0), buffer)
@@ -226,7 +230,9 @@ impl<'n, M: Mode> Namespace<'n, M> {
     /// [`NvmeError::Status`], [`NvmeError::Queue`].
     #[inline]
     pub fn flush(&self) -> Done<'n, M> {
-        Done(Transfer::start(self.nvme, self.request(IoOpcode::FLUSH, 1, Rw12(0)), None))
+        let mut done = Done(Transfer::new(self.nvme, self.request(IoOpcode::FLUSH, 1, Rw12(0))));
+        done.0.begin(None);
+        done
     }
 
     /// Fills blocks with zeros without moving data (NVM command set 1.0, 3.2.8).
@@ -239,14 +245,17 @@ impl<'n, M: Mode> Namespace<'n, M> {
         let most = controller.max_zeroes.map_or(MOST_BLOCKS, |most| most >> self.shape.block_shift);
         let most = most.clamp(1, MOST_BLOCKS) as u32;
         let request = self.request(IoOpcode::WRITE_ZEROES, most, Rw12(0));
-        if !controller.commands.write_zeroes {
-            let error = self.not_supported(IoOpcode::WRITE_ZEROES);
-            return Done(Transfer::refused(self.nvme, request, error, None));
+        let extent = self.shape.extent(lba, blocks);
+        let request = extent.as_ref().map_or(request, |extent| request.of(*extent));
+        let mut done = Done(Transfer::new(self.nvme, request));
+        match extent {
+            _ if !controller.commands.write_zeroes => {
+                done.0.refuse(self.not_supported(IoOpcode::WRITE_ZEROES), None);
+            }
+            Ok(_) => done.0.begin(None),
+            Err(range) => done.0.refuse(self.bad(range), None),
         }
-        Done(match self.shape.extent(lba, blocks) {
-            Ok(extent) => Transfer::start(self.nvme, request.of(extent), None),
-            Err(range) => Transfer::refused(self.nvme, request, self.bad(range), None),
-        })
+        done
     }
 
     /// Tells the device that blocks are not needed (NVM command set 1.0, 3.2.3). What they read as
@@ -338,7 +347,7 @@ impl<'n, M: Mode> Namespace<'n, M> {
         posted.map_err(|rejected| turned_away(rejected).error)
     }
 
-    #[inline]
+    #[inline(always)]
     fn post(&self, opcode: IoOpcode, lba: Lba, buffer: DmaBox<[u8]>) -> Result<Tag, IoError> {
         let extent = self.shape.at_lba(lba, buffer.len()).and_then(|extent| {
             if extent.blocks <= u64::from(self.most_data) {

@@ -1,74 +1,63 @@
 //! What a command's slot keeps while the device works on it.
 
-use std::sync::Arc;
-
-use doorbell::dma::{DmaBox, DmaKeep, DmaShared};
+use doorbell::dma::{DmaBox, DmaShared};
 use doorbell_queues::{Cells, OutOfBounds};
 
-use crate::prp::{PageSize, Prps, describe};
+use crate::prp::{PageSize, Prps, describe, describe_short};
 use crate::spec::DsmRange;
 
 /// The memory that a command names: it stays allocated until the command has completed, whatever
-/// became of the future.
+/// became of the future. One pointer, so that it goes through the queue in registers. (The slots'
+/// pages are the queue's to keep: [`Claimed::keep`](doorbell::client::Claimed::keep).)
+///
+/// A command without data has none. One of several commands that work on parts of a buffer has a
+/// share: the future holds the buffer itself, and the shares keep its memory allocated should the
+/// future be dropped.
 #[derive(Debug)]
-pub struct Payload {
-    data: Data,
-    /// Set if the command names its slot's page.
-    pages: Option<Arc<SlotPages>>,
-}
-
-#[derive(Debug)]
-enum Data {
-    /// A command without data of its own.
-    Nothing,
-    /// The whole buffer.
-    Whole(DmaShared<[u8]>),
-    /// A share of a buffer that several commands work on. The future holds the buffer itself; the
-    /// shares keep its memory allocated should the future be dropped.
-    Share { _kept: DmaKeep },
-}
+pub struct Payload(Option<DmaShared<[u8]>>);
 
 impl Payload {
     /// For a command without data.
     #[inline]
     pub(crate) fn nothing() -> Self {
-        Self { data: Data::Nothing, pages: None }
+        Self(None)
     }
 
     /// For a command that moves a whole buffer.
     #[inline]
     pub(crate) fn whole(buffer: DmaShared<[u8]>) -> Self {
-        Self { data: Data::Whole(buffer), pages: None }
+        Self(Some(buffer))
     }
 
     /// For one of several commands that move parts of a buffer.
     pub(crate) fn share(buffer: &DmaShared<[u8]>) -> Self {
-        Self { data: Data::Share { _kept: buffer.keep() }, pages: None }
+        Self(Some(buffer.share()))
     }
 
-    /// The device's address of the whole buffer.
+    /// The device's address of the buffer.
     #[inline]
     pub(crate) fn iova(&self) -> Option<u64> {
-        match &self.data {
-            Data::Whole(shared) => Some(shared.iova()),
-            Data::Nothing | Data::Share { .. } => None,
-        }
+        self.0.as_ref().map(DmaShared::iova)
     }
 
-    /// Keeps the slots' pages too: the command names its own.
-    #[inline]
-    pub(crate) fn keep(&mut self, pages: &Arc<SlotPages>) {
-        self.pages = Some(Arc::clone(pages));
-    }
-
-    /// The buffer in CPU hands. Call it only when the device is done with it.
+    /// The buffer in CPU hands, unless another command has a share of it. Call it only when the device
+    /// is done with it.
     #[inline]
     pub(crate) fn into_buffer(self) -> Option<DmaBox<[u8]>> {
-        match self.data {
-            Data::Whole(shared) => shared.into_box().ok(),
-            Data::Nothing | Data::Share { .. } => None,
+        match self.0?.into_box() {
+            Ok(buffer) => Some(buffer),
+            Err(shared) => {
+                part_with(shared);
+                None
+            }
         }
     }
+}
+
+#[cold]
+#[inline(never)]
+fn part_with(share: DmaShared<[u8]>) {
+    drop(share);
 }
 
 /// One page per command slot: its PRP list, or the ranges of its Dataset Management command.
@@ -110,17 +99,19 @@ impl SlotPages {
         self.iova + u64::from(slot) * self.page.bytes()
     }
 
-    /// The PRP entries of `slot`'s command for `len` bytes at `iova`, and whether they name the
-    /// slot's page.
+    /// The PRP entries of `slot`'s command for `len` bytes at `iova`; they may name the slot's page.
     #[inline]
-    pub(crate) fn prps(&self, slot: u16, iova: u64, len: u64) -> (Prps, bool) {
+    pub(crate) fn prps(&self, slot: u16, iova: u64, len: u64) -> Prps {
+        describe_short(self.page, iova, len).unwrap_or_else(|| self.listed(slot, iova, len))
+    }
+
+    /// As [`SlotPages::prps`], with a list.
+    #[inline(never)]
+    fn listed(&self, slot: u16, iova: u64, len: u64) -> Prps {
         let first = usize::from(slot) * self.page.list_entries();
-        let mut listed = false;
-        let prps = describe(self.page, iova, len, self.iova_of(slot), |index, entry| {
-            listed = true;
+        describe(self.page, iova, len, self.iova_of(slot), |index, entry| {
             self.cells.write(first + index, &entry);
-        });
-        (prps, listed)
+        })
     }
 
     /// Writes the ranges of `slot`'s Dataset Management command; at most as many as a page holds.

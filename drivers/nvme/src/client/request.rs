@@ -1,7 +1,5 @@
 //! One request as commands: how each entry is built, and what an error says of it.
 
-use std::sync::Arc;
-
 use doorbell_queues::{Lost, Rejected, Tag};
 
 use super::Nvme;
@@ -63,7 +61,7 @@ impl Request {
     }
 
     /// The entry of one part (NVM command set 1.0, 3.2; Flush: base 2.0, 7.1).
-    #[inline]
+    #[inline(always)]
     fn entry(&self, part: Part, prps: Prps) -> Sqe {
         let entry = Sqe { prp1: prps.prp1, prp2: prps.prp2, ..Sqe::io(self.opcode, self.nsid) };
         if part.blocks == 0 {
@@ -75,26 +73,16 @@ impl Request {
 
     /// Builds the entry of one part in slot `slot`; `base` is the device's address of the request's
     /// whole buffer.
-    #[inline]
-    fn build(
-        &self,
-        pages: &Arc<SlotPages>,
-        part: Part,
-        base: Option<u64>,
-        slot: u16,
-        payload: &mut Payload,
-    ) -> Sqe {
+    // Here and where it is used: the entry is built in registers and stored once, in the ring.
+    #[inline(always)]
+    fn build(&self, pages: &SlotPages, part: Part, base: Option<u64>, slot: u16) -> Sqe {
         let Some(base) = base else { return self.entry(part, Prps::default()) };
         let iova = base + (part.before << self.block_shift);
-        let (prps, listed) = pages.prps(slot, iova, u64::from(part.blocks) << self.block_shift);
-        if listed {
-            payload.keep(pages);
-        }
-        self.entry(part, prps)
+        self.entry(part, pages.prps(slot, iova, u64::from(part.blocks) << self.block_shift))
     }
 
     /// Submits one part; `base` is the device's address of the request's whole buffer.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn submit<'n, M: Mode>(
         &self,
         nvme: &'n Nvme<M>,
@@ -103,13 +91,11 @@ impl Request {
         payload: Payload,
     ) -> Result<M::InFlight<'n>, Rejected<Payload>> {
         let pages = nvme.pages();
-        M::submit(nvme.queue(), payload, |slot, payload| {
-            self.build(pages, part, base, slot, payload)
-        })
+        M::submit(nvme.queue(), payload, |slot, _| self.build(pages, part, base, slot))
     }
 
     /// As [`Request::submit`], for the callback of a reap.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn post<M: Mode>(
         &self,
         nvme: &Nvme<M>,
@@ -118,7 +104,7 @@ impl Request {
         payload: Payload,
     ) -> Result<Tag, Rejected<Payload>> {
         let pages = nvme.pages();
-        M::post(nvme.queue(), payload, |slot, payload| self.build(pages, part, base, slot, payload))
+        M::post(nvme.queue(), payload, |slot, _| self.build(pages, part, base, slot))
     }
 
     /// Submits a Dataset Management command that deallocates (NVM command set 1.0, 3.2.3). The ranges
@@ -129,8 +115,7 @@ impl Request {
         ranges: &[Range],
     ) -> Result<M::InFlight<'n>, Rejected<Payload>> {
         let pages = nvme.pages();
-        M::submit(nvme.queue(), Payload::nothing(), |slot, payload| {
-            payload.keep(pages);
+        M::submit(nvme.queue(), Payload::nothing(), |slot, _| {
             let ranges_of = ranges.iter().map(|range| DsmRange {
                 cattr: 0,
                 nlb: range.blocks,

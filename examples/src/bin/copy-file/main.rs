@@ -53,9 +53,10 @@ fn run(options: &Options) -> Result<()> {
             made
         }
     };
-    let len = fs::metadata(&source)
-        .with_context(|| format!("no file to copy at '{}'", source.display()))?
-        .len();
+    let found = fs::metadata(&source)
+        .with_context(|| format!("no file to copy at '{}'", source.display()))?;
+    ensure!(found.is_file(), "'{}' is no regular file", source.display());
+    let len = found.len();
     ensure!(len > 0, "'{}' is empty: there is nothing to copy", source.display());
     let target = folder.path().join("copied-back");
     let (there, back) = tokio_uring::start(copy(&source, &target, len, options))?;

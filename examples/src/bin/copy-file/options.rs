@@ -14,7 +14,8 @@ FILE is the file to copy; without one a file of 32 MiB is made up. It is only re
 
 Options:
   --device SPEC   the device [default: a software device with enough memory]: soft:nvme,ram=256M,
-                  soft:nvme,image=PATH or the address of a PCI function. ITS DATA IS OVERWRITTEN.
+                  soft:nvme,image=PATH or, if this was built with --features vfio, the address of
+                  a PCI function. ITS DATA IS OVERWRITTEN.
   --buffers N     buffers in flight, 1 to 32 [default: 8]
   -h, --help      this text
 ";

@@ -30,6 +30,7 @@ use core::fmt;
 use core::task::Waker;
 
 use super::super::free::FreeSlots;
+use super::super::lanes::Link;
 use super::super::sync::{AtomicU32, Ordering};
 use super::settled::SettledLine;
 use super::{Delegated, Orphan, Racy, Reserved, Turn};
@@ -72,6 +73,8 @@ pub(super) fn tag_of(word: u32) -> u16 {
 #[repr(align(64))]
 pub(super) struct Slot<O, B> {
     pub(super) word: AtomicU32,
+    /// See [`Lanes`](super::super::lanes::Lanes).
+    link: Link,
     outcome: Racy<Option<O>>,
     pub(super) buffer: Racy<Option<B>>,
     waker: Racy<Option<Waker>>,
@@ -154,6 +157,7 @@ impl<O: Copy, B, R> SlotTable<O, B, R> {
     pub(in super::super) fn new(count: u16, reaper: R) -> Self {
         let slot = |index| Slot {
             word: AtomicU32::new(word_of(index, FREE)),
+            link: Link::new(0),
             outcome: Racy::new(None),
             buffer: Racy::new(None),
             waker: Racy::new(None),
@@ -192,6 +196,12 @@ impl<O: Copy, B, R> SlotTable<O, B, R> {
     #[inline]
     pub(super) fn slot(&self, number: u16) -> &Slot<O, B> {
         &self.slots[usize::from(number & self.mask)]
+    }
+
+    /// The link of a slot in its lane.
+    #[inline]
+    pub(in super::super) fn link(&self, number: u16) -> &Link {
+        &self.slot(number).link
     }
 
     /// Takes a free slot.

@@ -2,7 +2,7 @@
 //! They run the mode's own code on loom's atomics and cells; loom reports two threads at one cell.
 //!
 //! * [`batons`]: work that is asked for is done, and nobody else is at it;
-//! * [`reservation`]: slots, and positions on a ring that wraps;
+//! * [`reservation`]: slots, what is staged for them, and places in a ring that wraps;
 //! * [`ringing`]: no entry is left unrung, and none is rung before it is whole;
 //! * [`parking`]: no wake-up is lost, and a buffer is handed back exactly once.
 //!

@@ -7,7 +7,7 @@ use loom::thread;
 
 use crate::shared::cell::Delegated;
 use crate::shared::free::FreeSlots;
-use crate::shared::positions::Positions;
+use crate::shared::lanes::{Lanes, Link};
 
 /// A cell that loom watches.
 struct Watched(UnsafeCell<u64>);
@@ -105,83 +105,97 @@ fn a_glance_is_not_enough_for_a_waiter() {
     });
 }
 
-/// A ring of three entries for two slots, its positions, and a device that fetches in order.
+/// A ring of three entries for two slots, and a device that fetches in order.
 struct Ring {
     free: FreeSlots,
-    positions: Positions,
+    lanes: Lanes,
+    links: [Link; 2],
+    staged: [Watched; 2],
     entries: [Watched; 3],
+    /// What was rung. Written with the ringer's baton.
+    rung: loom::sync::atomic::AtomicU64,
     ringer: Delegated<()>,
     /// How many entries the device has fetched.
     device: Delegated<Cell<u64>>,
 }
 
+type Give = fn(&FreeSlots, usize);
+
 impl Ring {
-    fn submit(&self, reserve: Reserve) {
+    fn submit(&self, value: u64, give: Give) {
         let Some(slot) = self.free.take_from(0) else { return };
-        let position = reserve(&self.positions);
-        self.entries[(position % 3) as usize].write(position);
-        let _ring_anyway = self.positions.publish(position);
+        self.staged[slot].write(value * 2 + slot as u64);
+        self.lanes.push(0, slot as u16, &self.links[slot]);
         self.ring();
-        // The command completes if the device has fetched its entry.
-        let Some(mut fetched) = self.device.take_or_ask() else { return };
-        loop {
-            for at in fetched.get()..self.positions.rung() {
-                let seen = self.entries[(at % 3) as usize].read();
-                assert_eq!(seen, at, "the entry of this pass");
-                fetched.set(at + 1);
-            }
-            let done = fetched.get() > position;
-            match fetched.finish() {
-                Some(again) => fetched = again,
-                None if done => return self.free.give(slot),
-                None => return,
-            }
-        }
+        self.complete(give);
     }
 
     fn ring(&self) {
         let mut turn = self.ringer.take_or_ask();
         while let Some(held) = turn {
-            self.positions.set_rung(self.positions.scan());
+            let mut to = self.rung.load(Ordering::Relaxed);
+            for lane in self.lanes.take(|slot| &self.links[usize::from(slot)]) {
+                to += lane.len() as u64;
+                for (back, slot) in (1..).zip(lane) {
+                    let entry = self.staged[usize::from(slot)].read();
+                    self.entries[((to - back) % 3) as usize].write(entry);
+                }
+            }
+            self.rung.store(to, Ordering::Release);
             turn = held.finish();
+        }
+    }
+
+    /// The device fetches what was rung, which frees the slots: each entry names its own.
+    fn complete(&self, give: Give) {
+        let mut turn = self.device.take_or_ask();
+        while let Some(fetched) = turn {
+            for at in fetched.get()..self.rung.load(Ordering::Acquire) {
+                let slot = self.entries[(at % 3) as usize].read() % 2;
+                fetched.set(at + 1);
+                give(&self.free, slot as usize);
+            }
+            turn = fetched.finish();
         }
     }
 }
 
-type Reserve = fn(&Positions) -> u64;
-
-fn two_producers(before: usize, rounds: [usize; 2], reserve: Reserve) {
+fn two_producers(before: u64, rounds: [u64; 2], give: Give) {
     super::bounded(2, move || {
         let ring = Arc::new(Ring {
             free: FreeSlots::new(2),
-            positions: Positions::new(3),
+            lanes: Lanes::new(),
+            links: [(); 2].map(|()| Link::new(0)),
+            staged: [(); 2].map(|()| Watched::new()),
             entries: [(); 3].map(|()| Watched::new()),
+            rung: loom::sync::atomic::AtomicU64::new(0),
             ringer: Delegated::new(()),
             device: Delegated::new(Cell::new(0)),
         });
-        (0..before).for_each(|_| ring.submit(reserve));
+        (0..before).for_each(|value| ring.submit(value, give));
         let other = {
             let ring = ring.clone();
-            thread::spawn(move || (0..rounds[1]).for_each(|_| ring.submit(reserve)))
+            thread::spawn(move || (0..rounds[1]).for_each(|value| ring.submit(value, give)))
         };
-        (0..rounds[0]).for_each(|_| ring.submit(reserve));
+        (0..rounds[0]).for_each(|value| ring.submit(value, give));
         other.join().unwrap();
+        assert_eq!(ring.free.count(), 2, "every command has completed");
     });
 }
 
 #[test]
-fn an_entry_is_written_by_one_producer_and_after_it_was_fetched() {
-    two_producers(0, [2, 2], Positions::reserve);
+fn an_entry_is_staged_by_one_producer_and_stored_after_the_one_before_was_fetched() {
+    two_producers(0, [2, 2], FreeSlots::give);
 }
 
 #[test]
 fn also_where_the_ring_wraps() {
-    two_producers(2, [2, 2], Positions::reserve);
-    two_producers(0, [3, 1], Positions::reserve);
+    two_producers(2, [2, 2], FreeSlots::give);
+    two_producers(0, [3, 1], FreeSlots::give);
 }
 
 #[test]
 #[should_panic(expected = "ausality violation")]
-fn a_loose_reservation_overwrites_an_entry_that_another_saw_fetched() {
-    two_producers(0, [3, 1], |positions| positions.reserve_with(Ordering::Relaxed));
+fn a_slot_given_back_too_loosely_is_staged_over() {
+    two_producers(0, [3, 1], |free, slot| free.give_with(slot, Ordering::Relaxed));
 }
