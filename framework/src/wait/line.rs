@@ -20,12 +20,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
-use std::thread::ThreadId;
 use std::time::Duration;
 
 use doorbell_queues::{EndReason, Fate, Parked, Tag};
 
 use super::Eventfd;
+use super::parked::{Entry, ParkedTasks};
 
 /// A command that outlived its time limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,92 +42,6 @@ pub(crate) struct Limits {
     pub(crate) limit: Duration,
     /// Where overdue commands are reported.
     pub(crate) report: Box<dyn Fn(Overdue) + Send + Sync>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    waker: Waker,
-    since: u64,
-    /// Parked outside of a runtime: it is a thread that must see the event.
-    outside: bool,
-}
-
-/// The tasks that are parked on a line.
-///
-/// A command's entry lies at its slot: the low bits of its tag ([`doorbell_queues::slots`]). Only the
-/// command that has the slot now can have a future, so an entry of an earlier one is overwritten,
-/// and there are no more entries than slots: parking does not allocate.
-///
-/// # Invariants
-/// `listed` has the numbers of at least the slots that hold an entry, and each number once, which the
-/// flag beside the entry tells.
-#[derive(Debug)]
-struct ParkedTasks {
-    slots: Vec<(Option<Entry>, bool)>,
-    listed: Vec<u16>,
-    others: Vec<Entry>,
-    /// Pollers that look at the queue: woken with the tasks, and kept.
-    watchers: Vec<Waker>,
-    /// Wakers on their way out; kept for its capacity.
-    leaving: Vec<Waker>,
-    mask: u16,
-    /// The thread that parked last.
-    thread: Option<ThreadId>,
-    /// Tasks of several threads have parked.
-    shared: bool,
-}
-
-impl ParkedTasks {
-    /// `commands` is how many can be in flight on the queue.
-    fn with_room(commands: u16) -> Self {
-        let room = usize::from(commands);
-        Self {
-            slots: Vec::with_capacity(room.next_power_of_two()),
-            listed: Vec::with_capacity(room),
-            others: Vec::with_capacity(8),
-            watchers: Vec::new(),
-            leaving: Vec::with_capacity(room + 8),
-            mask: (room.next_power_of_two() - 1) as u16,
-            thread: None,
-            shared: false,
-        }
-    }
-
-    /// Returns the entry that it replaces.
-    fn put(&mut self, tag: Tag, entry: Entry) -> Option<Entry> {
-        let number = tag.0 & self.mask;
-        let index = usize::from(number);
-        if index >= self.slots.len() {
-            self.slots.resize_with(index + 1, || (None, false));
-        }
-        let (place, listed) = self.slots.get_mut(index)?;
-        let replaced = place.replace(entry);
-        if !std::mem::replace(listed, true) {
-            self.listed.push(number);
-        }
-        replaced
-    }
-
-    fn take(&mut self, tag: Tag) -> Option<Entry> {
-        self.slots.get_mut(usize::from(tag.0 & self.mask))?.0.take()
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Entry> {
-        let listed = self.listed.iter().filter_map(|number| self.slots.get(usize::from(*number)));
-        listed.filter_map(|(entry, _)| entry.as_ref()).chain(&self.others)
-    }
-
-    /// Moves every waker to `leaving`.
-    fn drain_into(&mut self, leaving: &mut Vec<Waker>) {
-        for number in self.listed.drain(..) {
-            if let Some((entry, listed)) = self.slots.get_mut(usize::from(number)) {
-                *listed = false;
-                leaving.extend(entry.take().map(|entry| entry.waker));
-            }
-        }
-        leaving.extend(self.others.drain(..).map(|entry| entry.waker));
-        leaving.extend(self.watchers.iter().cloned());
-    }
 }
 
 /// One interrupt line.

@@ -32,6 +32,7 @@ pub mod eventfd;
 pub(crate) mod hub;
 pub mod interrupt;
 pub(crate) mod line;
+mod parked;
 mod turn;
 
 pub use eventfd::Eventfd;
