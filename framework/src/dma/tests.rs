@@ -46,6 +46,21 @@ fn memory_with_another_view_does_not_become_a_slice() {
 }
 
 #[test]
+fn memory_with_another_handle_does_not_become_a_slice() {
+    let dma = pool(PAGE);
+    let shared = dma.alloc_shared(PAGE).unwrap();
+    let (other, keep) = (shared.share(), shared.keep());
+    assert_eq!(other.iova(), shared.iova());
+    let shared = shared.into_box().unwrap_err();
+    drop(other);
+    let shared = shared.into_box().unwrap_err();
+    drop(shared);
+    assert!(dma.alloc(PAGE).is_err(), "it is kept");
+    drop(keep);
+    assert!(dma.alloc(PAGE).is_ok());
+}
+
+#[test]
 fn a_view_keeps_the_buffer_from_being_given_out_again() {
     let dma = pool(PAGE);
     let shared = dma.alloc_shared(PAGE).unwrap();

@@ -236,3 +236,19 @@ fn a_second_arena_grows_the_pool() {
         assert!(buffer.into_box().unwrap().iter().all(|byte| *byte == 3));
     });
 }
+
+#[test]
+fn what_a_queue_keeps_comes_back_with_its_rings() {
+    let broker = TestBroker::start("soft:loop");
+    pollster::block_on(async {
+        let client = Client::connect(&broker.socket).await.unwrap();
+        let table = client.dma().alloc_shared(4096).unwrap();
+        let mut claimed = client.claim::<Loop>(QueueSpec::depth(4)).await.unwrap();
+        claimed.keep(table.keep());
+        let table = table.into_box().unwrap_err();
+        let queue = claimed.into_queue::<()>().unwrap();
+        let table = table.into_box().unwrap_err();
+        queue.release().await.unwrap();
+        assert!(table.into_box().is_ok(), "the device is done with the queue");
+    });
+}
