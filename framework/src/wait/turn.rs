@@ -119,7 +119,7 @@ struct ThreadTurn {
     since: Instant,
     /// How long the thread may work from then on.
     bound: Duration,
-    /// Made when the first turn is due.
+    /// Made when it is first asked for, so that a turn allocates nothing.
     nudge: Option<Arc<Nudge>>,
 }
 
@@ -128,7 +128,8 @@ impl ThreadTurn {
         let metrics = handle.metrics();
         let sleeps = sleeps(&metrics);
         let (since, bound) = (Instant::now(), BOUND);
-        Self { runtime: handle.id(), metrics, sleeps, since, bound, nudge: None }
+        let nudge = Nudge::new(&metrics).ok();
+        Self { runtime: handle.id(), metrics, sleeps, since, bound, nudge }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -236,7 +237,7 @@ impl Nudge {
             fd: Some(fd),
             open: false,
             over: false,
-            waiting: Vec::new(),
+            waiting: Vec::with_capacity(64),
             rounds: 0,
             polls: 0,
             sleeps: 0,

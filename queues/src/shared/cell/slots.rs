@@ -15,7 +15,7 @@
 //! | `DONE` | future | future | future | future: `FREE` |
 //! | `SETTLED` | who takes it off the line | same | - | same: `FREE` |
 //! | `OVER` | who has the [`Orphan`] | - | - | same: `FREE` |
-//! | `LOST` | future | - | future | nobody: the queue has ended |
+//! | `LOST` | future | - | future | reaper: `OVER`, without an `Orphan`: the queue has ended, it stays so |
 //!
 //! "Reaper" is the holder of the reaper's baton ([`SlotTable::reaper`]), one thread at a time;
 //! "future" is who has the [`Command`], which is not `Clone`. So at most two threads are at a slot's
@@ -263,8 +263,11 @@ impl<O: Copy, B, R> SlotTable<O, B, R> {
                     return Ok(Settled::Orphan(Orphan::new(self, number), None));
                 }
                 // Its future was told that the outcome is lost, and has the buffer. The queue has
-                // ended: the slot is not needed again.
-                LOST => return Ok(Settled::Kept),
+                // ended: the slot is not needed again, but a second completion is recognised.
+                LOST => {
+                    slot.word.store(word & !STATE | OVER, Ordering::Relaxed);
+                    return Ok(Settled::Kept);
+                }
                 DONE | SETTLED | OVER => return Err(Violation::StaleTag(tag)),
                 // `TAKING` and `ABANDONED` end within a turn, and this is another one's.
                 _ => return Err(Violation::UnknownTag(tag)),
