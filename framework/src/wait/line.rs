@@ -25,7 +25,7 @@ use std::time::Duration;
 use doorbell_queues::{EndReason, Fate, Parked, Tag};
 
 use super::Eventfd;
-use super::parked::{Entry, ParkedTasks};
+use super::parked::{Entry, LEAVING, ParkedTasks};
 
 /// A command that outlived its time limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,7 +239,7 @@ impl Line {
     pub(crate) fn wake_all(&self) {
         let mut leaving = {
             let tasks = &mut *self.tasks();
-            let mut leaving = std::mem::take(&mut tasks.leaving);
+            let mut leaving = tasks.leaving.pop().unwrap_or_default();
             tasks.drain_into(&mut leaving);
             leaving
         };
@@ -248,8 +248,8 @@ impl Line {
             waker.wake();
         }
         let tasks = &mut *self.tasks();
-        if tasks.leaving.capacity() < leaving.capacity() {
-            tasks.leaving = leaving;
+        if tasks.leaving.len() < LEAVING {
+            tasks.leaving.push(leaving);
         }
     }
 

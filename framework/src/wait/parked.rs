@@ -5,6 +5,10 @@ use std::thread::ThreadId;
 
 use doorbell_queues::Tag;
 
+/// The thread that takes the event and the one that uses the queue may wake everyone at once; they do
+/// not allocate then.
+pub(super) const LEAVING: usize = 2;
+
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) waker: Waker,
@@ -29,8 +33,8 @@ pub(super) struct ParkedTasks {
     pub(super) others: Vec<Entry>,
     /// Pollers that look at the queue: woken with the tasks, and kept.
     pub(super) watchers: Vec<Waker>,
-    /// Wakers on their way out; kept for its capacity.
-    pub(super) leaving: Vec<Waker>,
+    /// Room for wakers on their way out, of as many threads as [`LEAVING`]; kept for its capacity.
+    pub(super) leaving: Vec<Vec<Waker>>,
     pub(super) mask: u16,
     /// The thread that parked last.
     pub(super) thread: Option<ThreadId>,
@@ -47,7 +51,7 @@ impl ParkedTasks {
             listed: Vec::with_capacity(room),
             others: Vec::with_capacity(8),
             watchers: Vec::new(),
-            leaving: Vec::with_capacity(room + 8),
+            leaving: (0..LEAVING).map(|_| Vec::with_capacity(room + 8)).collect(),
             mask: (room.next_power_of_two() - 1) as u16,
             thread: None,
             shared: false,
